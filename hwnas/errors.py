@@ -7,7 +7,9 @@ exits with the class's `exit_code`: 2 when the call itself was wrong, 1 when the
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class HwnasError(Exception):
@@ -64,3 +66,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def require(module: str, extra: str = "cpu") -> ModuleType:
+    """Imports an optional dependency.
+
+    Args:
+        module: the module to import, such as `onnxruntime`.
+        extra: the extra of hwnas that installs it.
+
+    Raises:
+        MissingExtraError: when it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        alternative = " (or 'hwnas[gpu]' on an NVIDIA machine, never both)" if extra == "cpu" else ""
+        raise MissingExtraError(f"'{module}' cannot be imported ({error}); run: pip install 'hwnas[{extra}]'{alternative}") from error

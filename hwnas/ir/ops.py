@@ -44,7 +44,9 @@ def canonical(node: Node, inputs: Sequence[TensorSpec]) -> Node:
     """
     schema = OPS.get(node.op)
     if schema is None:
-        raise GraphError(f"node '{node.name}': operator '{node.op}' is not supported{did_you_mean(node.op, OPS)}; supported: {', '.join(sorted(OPS))}")
+        raise GraphError(
+            f"node '{node.name}': operator '{node.op}' is not supported{did_you_mean(node.op, OPS)}; supported: {', '.join(sorted(OPS))}"
+        )
     if not schema.arity[0] <= len(inputs) <= schema.arity[1]:
         low, high = schema.arity
         raise GraphError(f"node '{node.name}' ({node.op}) takes {low if low == high else f'{low} to {high}'} inputs, got {len(inputs)}")
@@ -343,7 +345,11 @@ def _complete_resize(attrs: dict[str, AttrValue | None], inputs: Sequence[Tensor
 def _resize(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     shape = inputs[0].shape
     given = dict(node.attrs)
-    out = node.ints("sizes") if "sizes" in given else tuple(floor(size * scale) for size, scale in zip(shape, node.attr("scales"), strict=True))
+    out = (
+        node.ints("sizes")
+        if "sizes" in given
+        else tuple(floor(size * scale) for size, scale in zip(shape, node.attr("scales"), strict=True))
+    )
     if len(out) != len(shape):
         raise GraphError(f"'sizes' needs {len(shape)} values")
     return [TensorSpec(tuple(out), inputs[0].dtype)]
@@ -391,7 +397,9 @@ OPS: Mapping[str, OpSchema] = {
     "Pow": _BINARY,
     "Concat": OpSchema(infer=_concat, arity=(1, 2**31), defaults={}, required=("axis",), complete=_complete_axis),
     "Split": OpSchema(infer=_split, arity=(1, 1), defaults={"axis": 0}, required=("split",), complete=_complete_axis),
-    "Slice": OpSchema(infer=_slice, arity=(1, 1), defaults={"axes": None, "steps": None}, required=("starts", "ends"), complete=_complete_slice),
+    "Slice": OpSchema(
+        infer=_slice, arity=(1, 1), defaults={"axes": None, "steps": None}, required=("starts", "ends"), complete=_complete_slice
+    ),
     "MaxPool": OpSchema(
         infer=_pool, arity=(1, 1), defaults={**_WINDOW, "ceil_mode": 0}, required=("kernel_shape",), complete=_complete_window
     ),
