@@ -1,0 +1,130 @@
+"""Spaces whose networks are chains of layers, and the pieces that their layers share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hwnas.errors import GraphError
+from hwnas.ir import Graph, GraphBuilder, TensorSpec
+from hwnas.spaces.base import Block, Genotype, Layer, SearchSpace
+
+Norm = Literal["batch", "none"]
+
+ACTIVATIONS: Mapping[str, Callable[[GraphBuilder, str], str]] = {
+    "relu": lambda b, x: b.op("Relu", [x]),
+    "hardswish": lambda b, x: b.op("HardSwish", [x]),
+    "swish": lambda b, x: b.op("Mul", [x, b.op("Sigmoid", [x])]),
+    "clip6": lambda b, x: b.op("Clip", [x], min=0.0, max=6.0),
+}
+
+
+def round_channels(channels: float) -> int:
+    """The nearest multiple of 8, halves up, at least 8: channel counts that fill a vector register.
+
+    >>> [round_channels(c) for c in (3, 12, 18, 30)]
+    [8, 16, 16, 32]
+    """
+    return max(8, int(channels / 8 + 0.5) * 8)
+
+
+def widths(base: int, multipliers: Iterable[float]) -> tuple[int, ...]:
+    """The different channel counts that width multipliers give, in ascending order.
+
+    >>> widths(24, (0.5, 0.75, 1.0, 1.25))
+    (16, 24, 32)
+    """
+    return tuple(sorted({round_channels(base * multiplier) for multiplier in multipliers}))
+
+
+def window(spec: TensorSpec, channels: int, stride: int) -> TensorSpec:
+    """What a convolution or pooling with an odd kernel and "same" padding makes of a [N, C, H, W] input."""
+    batch, _, height, width = spec.shape
+    return TensorSpec((batch, channels, (height - 1) // stride + 1, (width - 1) // stride + 1), spec.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What all layers of a network share.
+
+    Attributes:
+        norm: `batch` puts a BatchNormalization behind every convolution; `none` gives the convolutions a bias instead, as if the
+            normalisation had been folded into them.
+        activation: a key of `ACTIVATIONS`.
+    """
+
+    norm: Norm
+    activation: str
+
+    def conv(
+        self, b: GraphBuilder, x: str, channels: int, *, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
+    ) -> str:
+        """A convolution with its normalisation and, unless told not to, its activation."""
+        x = b.conv(x, channels, kernel=kernel, stride=stride, groups=groups, bias=self.norm == "none")
+        x = b.batch_norm(x) if self.norm == "batch" else x
+        return ACTIVATIONS[self.activation](b, x) if active else x
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """Global average pooling and a fully connected layer, after an optional 1x1 convolution.
+
+    Attributes:
+        classes: features of the output.
+        width: channels of the convolution; 0 leaves it out.
+    """
+
+    style: Style
+    classes: int
+    width: int = 0
+
+    def emit(self, b: GraphBuilder, x: str) -> str:
+        """See `Layer.emit`."""
+        x = self.style.conv(b, x, self.width) if self.width else x
+        return b.linear(b.op("Flatten", [b.op("GlobalAveragePool", [x])]), self.classes)
+
+    def output(self, spec: TensorSpec) -> TensorSpec:
+        """See `Layer.output`."""
+        return TensorSpec((spec.shape[0], self.classes), spec.dtype)
+
+
+class LayeredSpace(SearchSpace):
+    """A space whose networks are layers one behind the other.
+
+    A subclass declares `genes`, `layers` and `input_shape`; `graph` emits exactly the blocks that `blocks` lists.
+    """
+
+    @abstractmethod
+    def layers(self, arch: Mapping[str, Any]) -> Iterable[Layer]:
+        """The layers of the network that makes these choices, from its input to its output."""
+
+    @abstractmethod
+    def input_shape(self, genotype: Genotype, batch: int = 1) -> tuple[int, ...]:
+        """Shape [batch, C, H, W] of the network's input."""
+
+    def blocks(self, genotype: Genotype, *, batch: int = 1) -> tuple[Block, ...]:
+        """One block per layer."""
+        spec = TensorSpec(self.input_shape(genotype, batch))
+        blocks = []
+        for layer in self.layers(self.decode(genotype)):
+            blocks.append(Block(layer, spec))
+            spec = layer.output(spec)
+        return tuple(blocks)
+
+    def graph(self, genotype: Genotype, *, batch: int = 1) -> Graph:
+        """The network: its blocks, emitted in order.
+
+        Raises:
+            GraphError: when a layer's `output` does not say what its `emit` writes; names the layer.
+        """
+        b = GraphBuilder(self.name)
+        blocks = self.blocks(genotype, batch=batch)
+        x = b.input("x", blocks[0].input.shape)
+        for block in blocks:
+            layer: Layer = block.layer  # type: ignore[assignment]  # a Block holds any hashable; those made above hold layers
+            x = layer.emit(b, x)
+            if b.shape(x) != layer.output(block.input).shape:
+                raise GraphError(f"{layer} emits {list(b.shape(x))}, its output() says {list(layer.output(block.input).shape)}")
+        return b.finish(x)
