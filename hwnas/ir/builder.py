@@ -94,8 +94,8 @@ class GraphBuilder:
     def batch_norm(self, x: str) -> str:
         """Batch normalisation over the channels (axis 1), in inference form."""
         channels = (self.shape(x)[1],)
-        parameters = [("scale", "ones"), ("shift", "zeros"), ("mean", "zeros"), ("var", "ones")]
-        return self.op("BatchNormalization", [x, *(self.weight(f"bn_{stem}", channels, init) for stem, init in parameters)])  # type: ignore[arg-type]
+        parameters: list[tuple[str, Init]] = [("scale", "ones"), ("shift", "zeros"), ("mean", "zeros"), ("var", "ones")]
+        return self.op("BatchNormalization", [x, *(self.weight(f"bn_{stem}", channels, init) for stem, init in parameters)])
 
     def linear(self, x: str, features: int, *, bias: bool = True) -> str:
         """A fully connected layer on x of shape [N, F]."""

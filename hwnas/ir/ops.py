@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor, prod
+from typing import Any
+
+import numpy as np
 
 from hwnas.errors import GraphError, did_you_mean
 from hwnas.ir.node import AttrValue, Node, TensorSpec
 
 Shape = tuple[int, ...]
+Attributes = dict[str, Any]  # while they are being completed; a node's own are `node.Attrs`
 Infer = Callable[[Node, Sequence[TensorSpec]], Sequence[TensorSpec]]
 
 
@@ -33,7 +37,7 @@ class OpSchema:
     arity: tuple[int, int]
     defaults: Mapping[str, AttrValue | None]
     required: tuple[str, ...] = ()
-    complete: Callable[[dict[str, AttrValue | None], Sequence[TensorSpec]], None] | None = None
+    complete: Callable[[Attributes, Sequence[TensorSpec]], None] | None = None
 
 
 def canonical(node: Node, inputs: Sequence[TensorSpec]) -> Node:
@@ -50,20 +54,43 @@ def canonical(node: Node, inputs: Sequence[TensorSpec]) -> Node:
     if not schema.arity[0] <= len(inputs) <= schema.arity[1]:
         low, high = schema.arity
         raise GraphError(f"node '{node.name}' ({node.op}) takes {low if low == high else f'{low} to {high}'} inputs, got {len(inputs)}")
-    given: dict[str, AttrValue | None] = dict(node.attrs)
+    given = dict(node.attrs)
     unknown = sorted(set(given) - set(schema.defaults) - set(schema.required))
     if unknown:
         raise GraphError(f"node '{node.name}' ({node.op}): attribute '{unknown[0]}' is not supported")
     missing = [key for key in schema.required if key not in given]
     if missing:
         raise GraphError(f"node '{node.name}' ({node.op}): attribute '{missing[0]}' is required")
-    full = {**schema.defaults, **given}
+    full: Attributes = {**schema.defaults, **given}
     try:
+        for key, default in schema.defaults.items():
+            if isinstance(default, float):
+                full[key] = float(full[key])
         if schema.complete:
             schema.complete(full, inputs)
     except (GraphError, IndexError, ValueError, TypeError) as error:
         raise GraphError(f"node '{node.name}' ({node.op}): {error}") from error
-    return replace(node, attrs=tuple(sorted((key, value) for key, value in full.items() if value is not None)))
+    return replace(node, attrs=tuple(sorted((key, _exact(value)) for key, value in full.items() if value is not None)))
+
+
+def single(value: float) -> float:
+    """The shortest decimal that names this value in single precision, which is what ONNX stores.
+
+    Through it an attribute given as 1e-5 equals the one read back from a file, so that equal kernels hash equally.
+
+    >>> import numpy as np
+    >>> single(float(np.float32(1e-5)))
+    1e-05
+    """
+    return float(str(np.float32(value)))
+
+
+def _exact(value: AttrValue) -> AttrValue:
+    if isinstance(value, float):
+        return single(value)
+    if isinstance(value, tuple) and any(isinstance(item, float) for item in value):
+        return tuple(single(item) for item in value)
+    return int(value) if isinstance(value, bool) else value
 
 
 def infer(node: Node, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -116,7 +143,7 @@ def _elementwise(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpe
     return [TensorSpec(broadcast(*(spec.shape for spec in inputs)), inputs[0].dtype)]
 
 
-def _complete_window(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
+def _complete_window(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
     rank = len(inputs[0].shape) - 2
     if rank < 1:
         raise GraphError("the input needs a batch, a channel and at least one spatial dimension")
@@ -126,9 +153,8 @@ def _complete_window(attrs: dict[str, AttrValue | None], inputs: Sequence[Tensor
         if key in attrs and attrs[key] is None:
             attrs[key] = value
     for key, size in (("kernel_shape", rank), ("strides", rank), ("dilations", rank), ("pads", 2 * rank), ("output_padding", rank)):
-        value = attrs.get(key)
-        if value is not None and len(value) != size:  # type: ignore[arg-type]
-            raise GraphError(f"attribute '{key}' needs {size} values, got {value}")
+        if attrs.get(key) is not None and len(attrs[key]) != size:
+            raise GraphError(f"attribute '{key}' needs {size} values, got {attrs[key]}")
 
 
 def window_output(size: int, kernel: int, stride: int, dilation: int, pad: int, *, ceil_mode: bool = False) -> int:
@@ -206,10 +232,10 @@ def _global_pool(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpe
     return [TensorSpec((*shape[:2], *(1,) * (len(shape) - 2)), inputs[0].dtype)]
 
 
-def _complete_axes(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
+def _complete_axes(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
     rank = len(inputs[0].shape)
-    axes = attrs["axes"] if attrs["axes"] is not None else tuple(range(rank))
-    attrs["axes"] = tuple(sorted(axis_of(int(axis), rank) for axis in axes))  # type: ignore[union-attr]
+    axes = attrs["axes"] or range(rank)  # ONNX: no axes stand for all axes
+    attrs["axes"] = tuple(sorted({axis_of(int(axis), rank) for axis in axes}))
 
 
 def _reduce(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
@@ -218,8 +244,8 @@ def _reduce(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return [TensorSpec(shape, inputs[0].dtype)]
 
 
-def _complete_axis(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
-    attrs["axis"] = axis_of(int(attrs["axis"]), len(inputs[0].shape))  # type: ignore[arg-type]
+def _complete_axis(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    attrs["axis"] = axis_of(int(attrs["axis"]), len(inputs[0].shape))
 
 
 def _concat(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
@@ -236,26 +262,27 @@ def _split(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     axis, parts, shape = int(node.attr("axis")), node.ints("split"), inputs[0].shape
     if sum(parts) != shape[axis]:
         raise GraphError(f"parts {list(parts)} do not add up to {shape[axis]}")
+    if len(parts) != len(node.outputs):
+        raise GraphError(f"{len(parts)} parts need as many outputs, got {len(node.outputs)}")
     return [TensorSpec((*shape[:axis], part, *shape[axis + 1 :]), inputs[0].dtype) for part in parts]
 
 
-def _complete_slice(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
-    starts: Shape = attrs["starts"]  # type: ignore[assignment]
-    ends: Shape = attrs["ends"]  # type: ignore[assignment]
+def _complete_slice(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    starts, ends = attrs["starts"], attrs["ends"]
     axes = attrs["axes"] if attrs["axes"] is not None else tuple(range(len(starts)))
     steps = attrs["steps"] if attrs["steps"] is not None else (1,) * len(starts)
-    if not len(starts) == len(ends) == len(axes) == len(steps):  # type: ignore[arg-type]
+    if not len(starts) == len(ends) == len(axes) == len(steps):
         raise GraphError("starts, ends, axes and steps differ in length")
     shape = inputs[0].shape
     rows = []
-    for start, end, axis_, step in zip(starts, ends, axes, steps, strict=True):  # type: ignore[arg-type]
+    for start, end, axis_, step in zip(starts, ends, axes, steps, strict=True):
         axis = axis_of(int(axis_), len(shape))
         if int(step) < 1:
             raise GraphError(f"a step of {step} is not supported; steps must be positive")
         low, high, _ = slice(int(start), int(end), int(step)).indices(shape[axis])
         rows.append((axis, low, high, int(step)))
     rows.sort()
-    attrs["axes"], attrs["starts"], attrs["ends"], attrs["steps"] = zip(*rows, strict=True)  # type: ignore[assignment]
+    attrs["axes"], attrs["starts"], attrs["ends"], attrs["steps"] = zip(*rows, strict=True)
 
 
 def _slice(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
@@ -270,14 +297,14 @@ def _flatten(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return [TensorSpec((prod(shape[:axis]), prod(shape[axis:])), inputs[0].dtype)]
 
 
-def _complete_flatten(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
-    axis, rank = int(attrs["axis"]), len(inputs[0].shape)  # type: ignore[arg-type]
+def _complete_flatten(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    axis, rank = int(attrs["axis"]), len(inputs[0].shape)
     attrs["axis"] = axis if axis == rank else axis_of(axis, rank)
 
 
-def _complete_reshape(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
+def _complete_reshape(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
     source = inputs[0].shape
-    shape: list[int] = [int(source[i] if size == 0 else size) for i, size in enumerate(attrs["shape"])]  # type: ignore[arg-type]
+    shape = [int(source[i] if size == 0 else size) for i, size in enumerate(attrs["shape"])]
     if shape.count(-1) > 1:
         raise GraphError("at most one dimension may be -1")
     if -1 in shape:
@@ -295,7 +322,7 @@ def _reshape(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return [TensorSpec(shape, inputs[0].dtype)]
 
 
-def _complete_transpose(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
+def _complete_transpose(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
     if attrs["perm"] is None:
         attrs["perm"] = tuple(reversed(range(len(inputs[0].shape))))
 
@@ -327,8 +354,8 @@ def _matmul(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return [TensorSpec((*broadcast(a[:-2], b[:-2]), a[-2], b[-1]), inputs[0].dtype)]
 
 
-def _complete_pad(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
-    if len(attrs["pads"]) != 2 * len(inputs[0].shape):  # type: ignore[arg-type]
+def _complete_pad(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    if len(attrs["pads"]) != 2 * len(inputs[0].shape):
         raise GraphError(f"attribute 'pads' needs {2 * len(inputs[0].shape)} values")
 
 
@@ -337,9 +364,11 @@ def _pad(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return [TensorSpec(tuple(size + pads[i] + pads[i + len(shape)] for i, size in enumerate(shape)), inputs[0].dtype)]
 
 
-def _complete_resize(attrs: dict[str, AttrValue | None], inputs: Sequence[TensorSpec]) -> None:
+def _complete_resize(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
     if (attrs["scales"] is None) == (attrs["sizes"] is None):
         raise GraphError("give exactly one of 'scales' and 'sizes'")
+    if attrs["scales"] is not None:
+        attrs["scales"] = tuple(float(scale) for scale in attrs["scales"])
 
 
 def _resize(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
@@ -365,7 +394,7 @@ def _unary(**defaults: AttrValue) -> OpSchema:
 
 _BINARY = OpSchema(infer=_elementwise, arity=(2, 2), defaults={})
 _WINDOW: Mapping[str, AttrValue | None] = {"strides": None, "dilations": None, "pads": None}
-_FLOAT_MAX = 3.4028234663852886e38
+_FLOAT_MAX = single(3.4028234663852886e38)
 
 OPS: Mapping[str, OpSchema] = {
     "Conv": OpSchema(infer=_conv, arity=(2, 3), defaults={**_WINDOW, "kernel_shape": None, "group": 1}, complete=_complete_window),

@@ -1,0 +1,76 @@
+"""How ONNX passes what hwnas keeps as attributes: one table that writing and reading share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from hwnas.errors import GraphError
+from hwnas.ir.node import Array
+
+OPSETS = range(17, 22)  # written, and read without conversion
+
+# Inputs that are attributes here, from the second input on: the position is the index. Names that no operator of hwnas keeps
+# (roi, ratio, ...) are understood by the reader and never written.
+SLOTS: Mapping[str, tuple[str, ...]] = {
+    "Clip": ("min", "max"),
+    "Dropout": ("ratio", "training_mode"),
+    "Pad": ("pads", "value", "axes"),
+    "ReduceMean": ("axes",),
+    "Reshape": ("shape",),
+    "Resize": ("roi", "scales", "sizes"),
+    "Slice": ("starts", "ends", "axes", "steps"),
+    "Split": ("split",),
+    "Squeeze": ("axes",),
+    "Unsqueeze": ("axes",),
+}
+
+# Values of one number each, in the element type of the node's data; every other slot is a list.
+SCALAR_SLOTS = frozenset({"min", "max", "value", "ratio", "training_mode"})
+
+# The first opset that has an operator, where it is newer than the oldest one written.
+SINCE: Mapping[str, int] = {"Gelu": 20, "GroupNormalization": 21}
+
+_DTYPES: Mapping[str, int] = {
+    "float64": onnx.TensorProto.DOUBLE,
+    "float32": onnx.TensorProto.FLOAT,
+    "float16": onnx.TensorProto.FLOAT16,
+    "bfloat16": onnx.TensorProto.BFLOAT16,
+    "int64": onnx.TensorProto.INT64,
+    "int32": onnx.TensorProto.INT32,
+    "int8": onnx.TensorProto.INT8,
+    "uint8": onnx.TensorProto.UINT8,
+    "bool": onnx.TensorProto.BOOL,
+}
+_NAMES: Mapping[int, str] = {number: name for name, number in _DTYPES.items()}
+
+
+def to_element_type(dtype: str) -> int:
+    """ONNX's number for an element type."""
+    return _DTYPES[dtype]
+
+
+def from_element_type(number: int) -> str:
+    """The element type behind ONNX's number.
+
+    Raises:
+        GraphError: for a type that hwnas does not represent.
+    """
+    if number not in _NAMES:
+        known = onnx.TensorProto.DataType.values()
+        name = onnx.TensorProto.DataType.Name(number).lower() if number in known else str(number)
+        raise GraphError(f"element type '{name}' is not supported; use one of {', '.join(_DTYPES)}")
+    return _NAMES[number]
+
+
+def slot_array(slot: str, value: object, dtype: str) -> Array:
+    """The constant by which ONNX passes an attribute.
+
+    Args:
+        slot: name of the attribute.
+        value: its value.
+        dtype: element type of the node's data, which scalars share.
+    """
+    return np.asarray(value, dtype if slot in SCALAR_SLOTS else "float32" if slot == "scales" else "int64")
