@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
 
-from hwnas.errors import UsageError
+from hwnas.errors import DiskError, UsageError
 
 Tree = Literal["kernels", "profiles", "predictors"]
 
@@ -59,3 +61,27 @@ class Workspace:
         """The folders to search for a profile or predictor: the workspace's first, the shipped one second."""
         yield self.home / tree
         yield root(tree)
+
+
+@contextmanager
+def disk_errors(place: Path, remedy: str) -> Iterator[None]:
+    """Turns a refusal of the disk into a `DiskError` that says where, why and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"cannot write to '{place}' ({error.strerror or error}); {remedy}") from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes to a neighbour, syncs it, then renames it into place, so that no reader ever meets half a file."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    place = Path(name)
+    try:
+        write(place)
+        with place.open("rb") as file:
+            os.fsync(file.fileno())
+        place.replace(path)
+    finally:
+        with suppress(OSError):
+            place.unlink(missing_ok=True)

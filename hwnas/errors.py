@@ -52,6 +52,10 @@ class InfeasibleError(HwnasError):
     """No network of the space keeps the limit; the message gives the smallest reachable value."""
 
 
+class DiskError(HwnasError):
+    """A file cannot be written: the disk is full, or the folder is read-only."""
+
+
 class MeasurementError(HwnasError):
     """A measurement could not be taken or did not settle well enough to be used."""
 
@@ -66,6 +70,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def require(module: str, extra: str = "cpu") -> ModuleType:

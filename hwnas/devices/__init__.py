@@ -1,1 +1,6 @@
-"""."""
+"""What the machine is: its devices, their state, their energy meters."""
+
+from hwnas.devices.base import Device, DeviceSpec, DeviceState, Energy, EnergyMeter, Unavailable
+from hwnas.devices.registry import NAMES, find, here, nvidia_absence
+
+__all__ = ["NAMES", "Device", "DeviceSpec", "DeviceState", "Energy", "EnergyMeter", "Unavailable", "find", "here", "nvidia_absence"]

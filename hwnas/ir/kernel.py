@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hwnas.ir.node import Attrs, TensorSpec
+from hwnas.ir.graph import Graph
+from hwnas.ir.node import Attrs, Node, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,29 @@ class Kernel:
         """An attribute of the leading operator, or the default where it has none."""
         return dict(self.attrs).get(key, default)
 
+    def to_json(self) -> str:
+        """A canonical text: equal kernels have equal texts."""
+        tensors = {key: [[spec.dtype, *spec.shape] for spec in getattr(self, key)] for key in ("inputs", "weights", "outputs")}
+        plain = {
+            "op": self.op,
+            "fused": self.fused,
+            **tensors,
+            "attrs": dict(self.attrs),
+            "layout": self.layout,
+            "precision": self.precision,
+        }
+        return json.dumps(plain, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Kernel:
+        """The kernel that `to_json` wrote."""
+        plain = json.loads(text)
+        tensors = {key: tuple(TensorSpec(tuple(shape), dtype) for dtype, *shape in plain[key]) for key in ("inputs", "weights", "outputs")}
+        attrs = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in plain["attrs"].items())
+        return cls(
+            op=plain["op"], fused=tuple(plain["fused"]), **tensors, attrs=attrs, layout=plain["layout"], precision=plain["precision"]
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelCall:
@@ -49,3 +75,34 @@ class KernelCall:
     kernel: Kernel
     nodes: tuple[str, ...]
     output: str
+
+
+FREE = frozenset({"BatchNormalization", "Identity"})  # folded into their neighbours when a network is built: they cost nothing
+COUNTED_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1}  # constants that count, first to last; biases ride along
+
+
+def make_call(graph: Graph, members: Sequence[Node], *, op: str, layout: str = "nchw", precision: str = "fp32") -> KernelCall:
+    """The kernel that computes a group of nodes.
+
+    Args:
+        graph: where the nodes stand.
+        members: the nodes of the group in graph order; the last one writes what the kernel writes.
+        op: the kind of kernel: the operator that leads the group, or a runtime's own name for the fusion of all of it.
+        layout: of the data.
+        precision: of the arithmetic.
+    """
+    lead = next((node for node in members if node.op == op), members[0])
+    inside = {value for node in members for value in node.outputs}
+    reads = dict.fromkeys(value for node in (lead, *members) for value in node.inputs if value and value not in inside)
+    constants = [value for value in lead.inputs if value in graph.weights]
+    kernel = Kernel(
+        op=op,
+        fused=tuple(node.op for node in members if node is not lead and node.op not in FREE),
+        inputs=tuple(graph.specs[value] for value in reads if value not in graph.weights),
+        weights=tuple(graph.specs[value] for value in constants[: COUNTED_WEIGHTS.get(lead.op)]),
+        outputs=tuple(graph.specs[value] for value in members[-1].outputs),
+        attrs=lead.attrs,
+        layout=layout,
+        precision=precision,
+    )
+    return KernelCall(kernel=kernel, nodes=tuple(node.name for node in members), output=members[-1].outputs[0])

@@ -1,0 +1,163 @@
+"""What a profile holds: whole networks as they ran, and each kernel's part in its network's time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import fsum
+
+from hwnas.ir import KernelCall
+from hwnas.runtimes.samples import Samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a figure depends on besides the network: it is part of the identity of every profile and predictor.
+
+    Attributes:
+        device: name of the device.
+        runtime: name of the runtime.
+        threads: that compute.
+        batch: images per call.
+        precision: `fp32`, `fp16`, `int8`.
+    """
+
+    device: str
+    runtime: str
+    threads: int = 1
+    batch: int = 1
+    precision: str = "fp32"
+
+    @property
+    def key(self) -> str:
+        """A name for files.
+
+        >>> Setting(device="cpu", runtime="onnxruntime-cpu").key
+        'onnxruntime-cpu-t1-b1-fp32'
+        """
+        return f"{self.runtime}-t{self.threads}-b{self.batch}-{self.precision}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRecord:
+    """A kernel in a measured network.
+
+    Attributes:
+        call: the kernel and its place.
+        nanoseconds: its part of the network's end-to-end time.
+    """
+
+    call: KernelCall
+    nanoseconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRecord:
+    """A measured network.
+
+    Attributes:
+        id: position in the plan; together with the plan's seed it determines the network.
+        genotype: in the space that was sampled.
+        samples: end-to-end durations.
+        kernels: in execution order; their nanoseconds plus `call_ns` add up to `total_ns` exactly.
+        call_ns: what the call itself costs, apart from any kernel.
+        measured_in_s: wall-clock time that measuring it took, building included.
+    """
+
+    id: int
+    genotype: tuple[int, ...]
+    samples: Samples
+    kernels: tuple[KernelRecord, ...]
+    call_ns: int
+    measured_in_s: float
+
+    def __post_init__(self) -> None:
+        if self.call_ns + sum(kernel.nanoseconds for kernel in self.kernels) != self.total_ns:
+            raise ValueError(f"network {self.id}: kernels and call do not add up to the end-to-end time of {self.total_ns} ns")
+
+    @property
+    def total_ns(self) -> int:
+        """End-to-end p10 in whole ns."""
+        return round(self.samples.p10_s * 1e9)
+
+    @property
+    def latency_s(self) -> float:
+        """End-to-end p10 in s."""
+        return self.samples.p10_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """How good the predictor was after so much measuring.
+
+    Attributes:
+        networks: measured until then.
+        seconds: spent until then.
+        mape: mean absolute relative error on networks that the predictor had not seen.
+        within_10: share of them within 10 %.
+    """
+
+    networks: int
+    seconds: float
+    mape: float
+    within_10: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The measurements of one setting on one device.
+
+    Attributes:
+        setting: what was measured.
+        space: whose networks.
+        seed: of the plan.
+        fingerprint: of the device.
+        device: its spec as plain values.
+        environment: versions of what the figures depend on.
+        block: channels per block of the runtime's layout.
+        networks: as measured.
+        curve: error against time.
+        ended_by: `target`, `plateau`, `time`, `count`, or `unfinished`.
+        spent_s: wall-clock time in all, over all sessions.
+    """
+
+    setting: Setting
+    space: str
+    seed: int
+    fingerprint: str
+    device: Mapping[str, object]
+    environment: Mapping[str, str]
+    block: int
+    networks: Sequence[NetworkRecord]
+    curve: Sequence[CurvePoint] = ()
+    ended_by: str = "unfinished"
+    spent_s: float = 0.0
+    digest: str = field(default="", compare=False)
+
+    @property
+    def measured_s(self) -> float:
+        """Time spent on measuring networks."""
+        return fsum(network.measured_in_s for network in self.networks)
+
+
+def attribute(times: Sequence[tuple[KernelCall, float]], total_ns: int, call_ns: int) -> tuple[KernelRecord, ...]:
+    """Splits a network's end-to-end time among its kernels by the profiler's shares, to the nanosecond.
+
+    A profiler perturbs, so its times are only shares. The parts are rounded by largest remainder, so that they and the
+    call add up to the total exactly.
+
+    Args:
+        times: each kernel with its time by the profiler, in s.
+        total_ns: end-to-end time without the profiler.
+        call_ns: part of it that belongs to no kernel; at most `total_ns`.
+    """
+    if not 0 <= call_ns <= total_ns:
+        raise ValueError(f"a call of {call_ns} ns does not fit into {total_ns} ns")
+    whole = total_ns - call_ns
+    watched = fsum(seconds for _, seconds in times)
+    exact = [seconds / watched * whole for _, seconds in times]
+    parts = [int(value) for value in exact]
+    order = sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])
+    for i in order[: whole - sum(parts)]:
+        parts[i] += 1
+    return tuple(KernelRecord(call=call, nanoseconds=part) for (call, _), part in zip(times, parts, strict=True))

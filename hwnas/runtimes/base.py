@@ -1,0 +1,77 @@
+"""What a runtime is: it builds a network, runs it, times it, and says which kernels it runs and what each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hwnas.ir import Graph, KernelCall
+from hwnas.ir.node import Array
+from hwnas.runtimes.samples import Samples, StoppingRule
+
+Model = Graph | bytes | Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTime:
+    """What a kernel took at its place in a network.
+
+    Attributes:
+        call: the kernel and where it stands.
+        seconds: mean of its undisturbed runs in s, by the runtime's own profiler. A profiler slows what it watches, so
+            these are shares: `profiling` rescales them to the end-to-end time.
+    """
+
+    call: KernelCall
+    seconds: float
+
+
+class Session(Protocol):
+    """A network that is ready to run."""
+
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
+        """The outputs for these inputs."""
+        ...
+
+    def time(self, feed: Mapping[str, Array], rule: StoppingRule) -> Samples:
+        """End-to-end durations in s, with no profiler on."""
+        ...
+
+    def kernels(self) -> tuple[KernelCall, ...]:
+        """Every kernel that the runtime runs, in execution order, as the runtime itself fused them.
+
+        Each node of the graph belongs to exactly one kernel, unless the runtime folded it away when it built the network.
+        """
+        ...
+
+    def kernel_times(self, feed: Mapping[str, Array], runs: int) -> tuple[KernelTime, ...]:
+        """The same kernels with the time of each in the context of the whole network."""
+        ...
+
+
+class Runtime(Protocol):
+    """Builds sessions for one device with fixed settings.
+
+    Attributes:
+        name: such as `onnxruntime-cpu`; part of the identity of every profile.
+        version: of the library.
+        threads: that compute.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+    def build(self, model: Model, *, precision: str = "fp32") -> Session:
+        """A session for a network.
+
+        Raises:
+            GraphError: the runtime refuses the network; gives its reason in one line.
+            UsageError: the runtime has no such precision.
+        """
+        ...

@@ -1,0 +1,169 @@
+"""ONNX Runtime on the CPU: sessions at full optimisation, timed end to end and kernel by kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.errors import GraphError, UsageError, one_line, require
+from hwnas.ir import Graph, KernelCall
+from hwnas.ir.node import Array
+from hwnas.ir.onnx import from_model, load, to_bytes
+from hwnas.runtimes.base import KernelTime, Model
+from hwnas.runtimes.ort_kernels import attribute
+from hwnas.runtimes.samples import Clock, Samples, StoppingRule, sample
+
+PROVIDER = "CPUExecutionProvider"
+TICK_S = 1e-6  # the profiler counts whole microseconds and rounds down
+UNDISTURBED = 0.7  # share of a kernel's runs, fastest first, that counts
+_WEIGHTS_SEED = 0
+
+
+class OrtSession:
+    """A network in ONNX Runtime; satisfies `hwnas.runtimes.base.Session`."""
+
+    def __init__(self, runtime: OrtRuntime, model: bytes, graph: Graph | None) -> None:
+        self._runtime = runtime
+        self._model = model
+        self._graph = graph
+        self._session = runtime.open(model)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The network as a graph; read from the model where it was given as a file."""
+        if self._graph is not None:
+            return self._graph
+        import onnx
+
+        return from_model(onnx.load_from_string(self._model))
+
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
+        """The outputs for these inputs."""
+        outputs: Sequence[Array] = self._session.run(self._outputs, dict(feed))
+        return outputs
+
+    def time(self, feed: Mapping[str, Array], rule: StoppingRule, clock: Clock = time.perf_counter_ns) -> Samples:
+        """End-to-end durations in s of `InferenceSession.run`, threads pinned, no profiler."""
+        run, outputs, inputs = self._session.run, self._outputs, dict(feed)
+        with pinned(self._runtime.threads):
+            return sample(lambda: run(outputs, inputs), rule, clock)
+
+    def kernels(self) -> tuple[KernelCall, ...]:
+        """Every kernel in execution order, read from one profiled run and the graph that the runtime optimised."""
+        return tuple(row.call for row in self.kernel_times(self.graph.random_inputs(np.random.default_rng(_WEIGHTS_SEED)), runs=1))
+
+    def kernel_times(self, feed: Mapping[str, Array], runs: int) -> tuple[KernelTime, ...]:
+        """Time of every kernel in context: the mean of the fastest 70 % of its runs, in s."""
+        import onnx
+
+        with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
+            optimized = Path(folder, "optimized.onnx")
+            session = self._runtime.open(self._model, profile=Path(folder, "profile"), optimized=optimized)
+            with pinned(self._runtime.threads):
+                for _ in range(runs):
+                    session.run(self._outputs, dict(feed))
+            events = json.loads(Path(session.end_profiling()).read_text())
+            calls = attribute(self.graph, onnx.load(optimized), self._runtime.block)
+        durations: dict[str, list[float]] = defaultdict(list)
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                durations[event["name"].removesuffix("_kernel_time")].append(event["dur"] * 1e-6)
+        return tuple(KernelTime(call=calls[name], seconds=_undisturbed_s(values)) for name, values in durations.items())
+
+
+def _undisturbed_s(durations: Sequence[float]) -> float:
+    fastest = sorted(durations)[: max(1, int(len(durations) * UNDISTURBED))]
+    return float(np.mean(fastest)) + TICK_S / 2
+
+
+class OrtRuntime:
+    """ONNX Runtime's CPU provider at ENABLE_ALL; satisfies `hwnas.runtimes.base.Runtime`.
+
+    Args:
+        threads: intra-operator threads, pinned while measuring.
+    """
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, threads: int = 1) -> None:
+        if not 1 <= threads <= len(os.sched_getaffinity(0)):
+            raise UsageError(f"threads must be between 1 and {len(os.sched_getaffinity(0))} on this machine, got {threads}")
+        self.threads = threads
+        self._ort = require("onnxruntime")
+        self.version = str(self._ort.__version__)
+
+    def build(self, model: Model, *, precision: str = "fp32") -> OrtSession:
+        """A session for a graph (weights that are still recipes are drawn), serialised ONNX, or a file.
+
+        Raises:
+            GraphError: ONNX Runtime refuses the network.
+            UsageError: for a precision that this runtime does not build itself.
+        """
+        if precision != "fp32":
+            raise UsageError(f"ONNX Runtime on the CPU builds fp32 from a graph, not '{precision}'; int8 models come from hwnas.export")
+        if isinstance(model, Graph):
+            graph = model.materialize(np.random.default_rng(_WEIGHTS_SEED))
+            return OrtSession(self, to_bytes(graph), graph)
+        if isinstance(model, Path):
+            graph = load(model)
+            return OrtSession(self, to_bytes(graph), graph)
+        return OrtSession(self, model, None)
+
+    def open(self, model: bytes, profile: Path | None = None, optimized: Path | None = None) -> Any:
+        """An `onnxruntime.InferenceSession` with this runtime's settings.
+
+        Args:
+            model: serialised ONNX.
+            profile: where its profiler writes, as the prefix of a file name; no profiler without.
+            optimized: where the graph as it runs is written.
+        """
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 4
+        if self.threads > 1:  # the calling thread is the first; ONNX Runtime numbers processors from 1
+            cpus = _cpus(self.threads)
+            options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(str(cpu + 1) for cpu in cpus[1:]))
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        if optimized:
+            options.optimized_model_filepath = str(optimized)
+        try:
+            return self._ort.InferenceSession(model, options, providers=[PROVIDER])
+        except Exception as error:  # noqa: BLE001  (its exceptions share no base class but Exception)
+            raise GraphError(f"ONNX Runtime {self.version} does not load the network: {one_line(error)}") from error
+
+    @cached_property
+    def block(self) -> int:
+        """Channels per block of the layout in which this processor's convolutions work (NCHWc); 1 where there is none."""
+        from hwnas.runtimes.ort_probe import channel_block
+
+        return channel_block(self)
+
+
+def _cpus(threads: int) -> list[int]:
+    """The processors to use: the highest-numbered ones allowed, since interrupts are mostly served by the first."""
+    return sorted(os.sched_getaffinity(0), reverse=True)[:threads]
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Keeps the calling thread on the first of its processors while it measures; the others belong to the runtime's own threads."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _cpus(threads)[:1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
