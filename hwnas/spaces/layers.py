@@ -58,13 +58,17 @@ class Style:
     norm: Norm
     activation: str
 
+    def activate(self, b: GraphBuilder, x: str) -> str:
+        """The activation."""
+        return ACTIVATIONS[self.activation](b, x)
+
     def conv(
         self, b: GraphBuilder, x: str, channels: int, *, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
     ) -> str:
         """A convolution with its normalisation and, unless told not to, its activation."""
         x = b.conv(x, channels, kernel=kernel, stride=stride, groups=groups, bias=self.norm == "none")
         x = b.batch_norm(x) if self.norm == "batch" else x
-        return ACTIVATIONS[self.activation](b, x) if active else x
+        return self.activate(b, x) if active else x
 
 
 @dataclass(frozen=True, slots=True)

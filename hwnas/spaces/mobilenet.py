@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from hwnas.errors import UsageError
@@ -125,7 +126,7 @@ class MobileNetSpace(LayeredSpace):
             UsageError: when a stage of stride 1 shares a width with the stage before it: the border between the two would then
                 be invisible, and one network would have several canonical genotypes.
         """
-        for before, after in zip(stages, stages[1:], strict=False):
+        for before, after in pairwise(stages):
             shared = sorted(set(before.widths) & set(after.widths))
             if after.stride == 1 and shared:
                 raise UsageError(f"a stage of stride 1 must not share widths with the stage before it, and {shared} are shared")
@@ -139,7 +140,8 @@ class MobileNetSpace(LayeredSpace):
             Gene("head", tuple(heads)),
             *(gene for i, stage in enumerate(stages) for gene in self._stage_genes(i, stage, tuple(depths))),
         )
-        usual = {"resolution": max(resolutions), "norm": "batch", "activation": "clip6", "stem": max(stems), "head": max(heads)}
+        usual: dict[str, Choice] = {"resolution": max(resolutions), "norm": "batch", "activation": "clip6"}
+        usual |= {"stem": max(stems), "head": max(heads)}
         for i, stage in enumerate(stages):
             usual |= {f"depth_{i}": sorted(depths)[len(depths) // 2], f"width_{i}": widths(stage.base, (1.0,))[0]}
             for j in range(self._max_depth):
@@ -190,7 +192,7 @@ def small(*, num_classes: int = 10) -> MobileNetSpace:
         num_classes=num_classes,
         resolutions=(24, 32, 40, 48, 64),
         stems=(8, 16, 24),
-        stages=(Stage(16, 1), Stage(24, 2), Stage(40, 2), Stage(80, 2)),
+        stages=(Stage(16, 1), Stage(24, 2), Stage(40, 2), Stage(64, 2)),
         depths=(1, 2, 3),
         heads=(96, 128, 192, 256),
         reference={"resolution": 48, "stem": 16, "head": 192},

@@ -102,7 +102,7 @@ def _made(what: str, path: Path | None, make: Callable[[], Any]) -> SearchSpace:
 def _guarded(what: str, path: Path | None, action: Callable[[], T]) -> T:
     try:
         return action()
-    except Exception as error:  # noqa: BLE001  (somebody else's code may raise anything, and is to be named for it)
+    except Exception as error:  # somebody else's code may raise anything, and is to be named for it
         message = " ".join(str(error).split())
         raise UsageError(f"{what} does not work: {_place(error, path)}{type(error).__name__}: {message}") from error
 
