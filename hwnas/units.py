@@ -122,6 +122,17 @@ def parse_fraction(text: str) -> float:
     return value
 
 
+def unit_for(value: float, kind: Kind) -> tuple[float, str]:
+    """The unit that suits a size: what to divide by, and its name. An axis takes that of its largest value.
+
+    >>> unit_for(0.00312, "time")
+    (0.001, 'ms')
+    """
+    if value == 0:
+        return 1, _BASE[kind]
+    return next((scale, unit) for threshold, scale, unit in _LADDER[kind] if abs(value) >= threshold)
+
+
 def format_quantity(value: float, kind: Kind, digits: int = 3) -> str:
     """A value in the unit that suits its size, with so many significant digits; it parses back.
 
@@ -131,9 +142,7 @@ def format_quantity(value: float, kind: Kind, digits: int = 3) -> str:
     if not isfinite(value):
         return str(value)
     size = abs(float(f"{value:.{digits - 1}e}"))
-    scale, unit = next((scale, unit) for threshold, scale, unit in _LADDER[kind] if size >= threshold)
-    if size == 0:
-        scale, unit = 1, _BASE[kind]
+    scale, unit = unit_for(size, kind)
     number = size / scale
     decimals = max(0, digits - 1 - floor(log10(number))) if number else 0
     text = f"{number:.{decimals}f}"
