@@ -45,33 +45,16 @@ class Gene:
 
 
 class Layer(Protocol):
-    """A part of a network that reads one value and writes one: hashable, and equal layers emit equal nodes for equal inputs."""
+    """A part of a network that reads one value and writes one.
+
+    A layer is hashable and compares by value (a frozen dataclass), and equal layers emit equal nodes behind equal inputs.
+    """
 
     def emit(self, b: GraphBuilder, x: str) -> str:
         """Adds the layer's nodes behind value `x` and returns the name of the value they end in."""
 
     def output(self, spec: TensorSpec) -> TensorSpec:
         """The spec of that value for an input of this spec: what `emit` will give, without building anything."""
-
-    def __hash__(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A layer at its input: the unit under which costs are memoised.
-
-    Attributes:
-        layer: what it computes.
-        input: the spec of the value it reads.
-    """
-
-    layer: Hashable
-    input: TensorSpec
-
-    @property
-    def key(self) -> Hashable:
-        """Everything that determines the block's sub-graph: blocks with equal keys have equal sub-graphs."""
-        return self.layer, self.input
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +68,24 @@ class WholeNetwork:
 
     space: str
     genotype: Genotype
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A layer at its input: the unit under which costs are memoised.
+
+    Attributes:
+        layer: what it computes.
+        input: the spec of the value it reads.
+    """
+
+    layer: Layer | WholeNetwork
+    input: TensorSpec
+
+    @property
+    def key(self) -> Hashable:
+        """Everything that determines the block's sub-graph: blocks with equal keys have equal sub-graphs."""
+        return self.layer, self.input
 
 
 class SearchSpace(ABC):
@@ -128,11 +129,10 @@ class SearchSpace(ABC):
 
     def block_graph(self, block: Block) -> Graph:
         """A block of this space as a graph of its own, whose input has the spec that the block reads."""
-        layer: Any = block.layer
-        if isinstance(layer, WholeNetwork):
-            return self.graph(layer.genotype, batch=block.input.shape[0])
-        b = GraphBuilder(type(layer).__name__.lower())
-        return b.finish(layer.emit(b, b.input("x", block.input.shape, block.input.dtype)))
+        if isinstance(block.layer, WholeNetwork):
+            return self.graph(block.layer.genotype, batch=block.input.shape[0])
+        b = GraphBuilder(type(block.layer).__name__.lower())
+        return b.finish(block.layer.emit(b, b.input("x", block.input.shape, block.input.dtype)))
 
     @cached_property
     def _sizes(self) -> Population:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -108,14 +108,16 @@ class LayeredSpace(SearchSpace):
     def input_shape(self, genotype: Genotype, batch: int = 1) -> tuple[int, ...]:
         """Shape [batch, C, H, W] of the network's input."""
 
+    def _chain(self, genotype: Genotype, batch: int) -> Iterator[tuple[Layer, TensorSpec]]:
+        """Every layer with the spec of what it reads."""
+        spec = TensorSpec(self.input_shape(genotype, batch))
+        for layer in self.layers(self.decode(genotype)):
+            yield layer, spec
+            spec = layer.output(spec)
+
     def blocks(self, genotype: Genotype, *, batch: int = 1) -> tuple[Block, ...]:
         """One block per layer."""
-        spec = TensorSpec(self.input_shape(genotype, batch))
-        blocks = []
-        for layer in self.layers(self.decode(genotype)):
-            blocks.append(Block(layer, spec))
-            spec = layer.output(spec)
-        return tuple(blocks)
+        return tuple(Block(layer, spec) for layer, spec in self._chain(genotype, batch))
 
     def graph(self, genotype: Genotype, *, batch: int = 1) -> Graph:
         """The network: its blocks, emitted in order.
@@ -124,11 +126,9 @@ class LayeredSpace(SearchSpace):
             GraphError: when a layer's `output` does not say what its `emit` writes; names the layer.
         """
         b = GraphBuilder(self.name)
-        blocks = self.blocks(genotype, batch=batch)
-        x = b.input("x", blocks[0].input.shape)
-        for block in blocks:
-            layer: Layer = block.layer  # type: ignore[assignment]  # a Block holds any hashable; those made above hold layers
+        x = b.input("x", self.input_shape(genotype, batch))
+        for layer, spec in self._chain(genotype, batch):
             x = layer.emit(b, x)
-            if b.shape(x) != layer.output(block.input).shape:
-                raise GraphError(f"{layer} emits {list(b.shape(x))}, its output() says {list(layer.output(block.input).shape)}")
+            if b.shape(x) != layer.output(spec).shape:
+                raise GraphError(f"{layer} emits {list(b.shape(x))}, and its output() says {list(layer.output(spec).shape)}")
         return b.finish(x)

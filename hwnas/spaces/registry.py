@@ -90,13 +90,20 @@ def _execute(path: Path) -> ModuleType:
 
 
 def _made(what: str, path: Path | None, make: Callable[[], Any]) -> SearchSpace:
-    """The space, tried out: its reference network must build, so that a mistake shows here and not in the middle of a run."""
     space = _guarded(what, path, make)
     if not isinstance(space, SearchSpace):
         raise UsageError(f"{what} must be a subclass of hwnas.spaces.SearchSpace, and it made a {type(space).__name__}")
     if path is not None:
-        _guarded(what, path, lambda: space.graph(space.reference()))
+        _guarded(what, path, lambda: _try_out(space))
     return space
+
+
+def _try_out(space: SearchSpace) -> None:
+    """Builds the reference network, so that a mistake in a user's file shows here and not in the middle of a run."""
+    graph = space.graph(space.reference())
+    shapes = [graph.specs[value].shape for value in graph.outputs]
+    if shapes != [(1, space.num_classes)]:
+        raise UsageError(f"a network must end in one output of shape [1, num_classes] = [1, {space.num_classes}], got {shapes}")
 
 
 def _guarded(what: str, path: Path | None, action: Callable[[], T]) -> T:
@@ -108,9 +115,9 @@ def _guarded(what: str, path: Path | None, action: Callable[[], T]) -> T:
 
 
 def _place(error: Exception, path: Path | None) -> str:
-    """File and line of the innermost frame in the user's file, or where its syntax breaks."""
+    """File and line of the innermost frame in the user's file (in any file, where there is none), or where its syntax breaks."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: "
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if path is not None and Path(frame.filename) == path] or frames[-1:]
-    return f"{own[-1].filename}, line {own[-1].lineno}: "
+    own = [frame for frame in frames if path is None or Path(frame.filename).resolve() == path.resolve()]
+    return f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
