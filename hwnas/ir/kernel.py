@@ -106,3 +106,15 @@ def make_call(graph: Graph, members: Sequence[Node], *, op: str, layout: str = "
         precision=precision,
     )
     return KernelCall(kernel=kernel, nodes=tuple(node.name for node in members), output=members[-1].outputs[0])
+
+
+def members_of(graph: Graph, value: str, owned: set[str]) -> list[Node]:
+    """The nodes that lead to a value and belong to no kernel yet, in graph order."""
+    found: set[str] = set()
+    pending = [value]
+    while pending:
+        node = graph.producers.get(pending.pop())
+        if node is not None and node.name not in owned and node.name not in found:
+            found.add(node.name)
+            pending.extend(node.inputs)
+    return [node for node in graph.nodes if node.name in found]

@@ -1,7 +1,8 @@
 """Which kernels ONNX Runtime made of a graph: its optimised graph, read back in terms of the graph that went in.
 
 The optimiser renames as it fuses, by rules that hold from version to version: a blocked (NCHWc) operator is called after the
-value it writes, a re-ordered value keeps its name on the plain side, and an operator that stays keeps its own name.
+value that it wrote when it was made, a re-ordered value keeps its name on the plain side, and an operator that stays keeps its
+own name. What a blocked convolution absorbed later shows in its fourth input (a residual) and its attribute `activation`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import Any
 
 from hwnas.errors import GraphError
 from hwnas.ir import Graph, Kernel, KernelCall, Node
-from hwnas.ir.kernel import make_call
+from hwnas.ir.kernel import make_call, members_of
 
 NCHWC_DOMAIN = "com.microsoft.nchwc"
 NCHWC_SUFFIX = "_nchwc"
+RESIDUAL_INPUT = 3
 REORDERS = ("ReorderInput", "ReorderOutput")
 RENAMED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 
@@ -48,7 +50,7 @@ def attribute(graph: Graph, optimized: Any, block: int) -> dict[str, KernelCall]
             continue
         value = _written(node, graph, by_name)
         aliases[node.output[0]] = value
-        members = _members(graph, value, owned)
+        members = members_of(graph, value, owned)
         if not members:
             raise GraphError(f"ONNX Runtime's node '{node.name}' ({node.op_type}) computes nothing of graph '{graph.name}' that others do not")
         owned.update(member.name for member in members)
@@ -63,24 +65,23 @@ def attribute(graph: Graph, optimized: Any, block: int) -> dict[str, KernelCall]
     return calls
 
 
+def _absorbed_later(node: Any, graph: Graph, value: str) -> str:
+    """What a blocked node writes in the end, from what it wrote when it was made."""
+    activation = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "activation"), "")
+    residual = len(node.input) > RESIDUAL_INPUT and bool(node.input[RESIDUAL_INPUT])
+    for op, absorbed in (("Add", residual), (activation, bool(activation))):
+        if absorbed and graph.producers[value].op != op:
+            readers = [reader for reader in graph.consumers.get(value, ()) if reader.op == op]
+            value = readers[0].outputs[0] if readers else value
+    return value
+
+
 def _written(node: Any, graph: Graph, by_name: Mapping[str, Node]) -> str:
-    if node.name.endswith(NCHWC_SUFFIX) and node.name.removesuffix(NCHWC_SUFFIX) in graph.specs:
-        return str(node.name.removesuffix(NCHWC_SUFFIX))
+    if node.name.endswith(NCHWC_SUFFIX) and node.name.removesuffix(NCHWC_SUFFIX) in graph.producers:
+        return _absorbed_later(node, graph, str(node.name.removesuffix(NCHWC_SUFFIX)))
     if node.output[0] in graph.producers:
         return str(node.output[0])
     original = by_name.get(node.name) or by_name.get(node.name.split("/", 1)[0])
     if original is None:
         raise GraphError(f"ONNX Runtime's node '{node.name}' ({node.op_type}) does not correspond to a node of graph '{graph.name}'")
     return original.outputs[0]
-
-
-def _members(graph: Graph, value: str, owned: set[str]) -> list[Node]:
-    """The nodes that lead to a value and belong to no kernel yet, in graph order."""
-    found: set[str] = set()
-    pending = [value]
-    while pending:
-        node = graph.producers.get(pending.pop())
-        if node is not None and node.name not in owned and node.name not in found:
-            found.add(node.name)
-            pending.extend(node.inputs)
-    return [node for node in graph.nodes if node.name in found]
