@@ -56,6 +56,10 @@ class DiskError(HwnasError):
     """A file cannot be written: the disk is full, or the folder is read-only."""
 
 
+class BusyError(HwnasError):
+    """Another process is at work on the same run."""
+
+
 class MeasurementError(HwnasError):
     """A measurement could not be taken or did not settle well enough to be used."""
 
