@@ -72,21 +72,31 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
-class Classifier:
-    """Global average pooling and a fully connected layer, after an optional 1x1 convolution.
-
-    Attributes:
-        classes: features of the output.
-        width: channels of the convolution; 0 leaves it out.
-    """
+class Conv:
+    """A convolution with its normalisation and activation: a stem, or the widening before a classifier."""
 
     style: Style
-    classes: int
-    width: int = 0
+    channels: int
+    kernel: int
+    stride: int
 
     def emit(self, b: GraphBuilder, x: str) -> str:
         """See `Layer.emit`."""
-        x = self.style.conv(b, x, self.width) if self.width else x
+        return self.style.conv(b, x, self.channels, kernel=self.kernel, stride=self.stride)
+
+    def output(self, spec: TensorSpec) -> TensorSpec:
+        """See `Layer.output`."""
+        return window(spec, self.channels, self.stride)
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """Global average pooling and a fully connected layer."""
+
+    classes: int
+
+    def emit(self, b: GraphBuilder, x: str) -> str:
+        """See `Layer.emit`."""
         return b.linear(b.op("Flatten", [b.op("GlobalAveragePool", [x])]), self.classes)
 
     def output(self, spec: TensorSpec) -> TensorSpec:

@@ -10,27 +10,11 @@ from typing import Any
 from hwnas.errors import UsageError
 from hwnas.ir import GraphBuilder, TensorSpec
 from hwnas.spaces.base import Choice, Gene, Genotype, Layer
-from hwnas.spaces.layers import ACTIVATIONS, Classifier, LayeredSpace, Style, widths, window
+from hwnas.spaces.layers import ACTIVATIONS, Classifier, Conv, LayeredSpace, Style, widths, window
 
 KERNELS = (3, 5, 7)
 EXPANSIONS = (1, 3, 4, 6)
 MULTIPLIERS = (0.5, 0.75, 1.0, 1.25)
-
-
-@dataclass(frozen=True, slots=True)
-class Stem:
-    """A 3x3 convolution with stride 2 on the image."""
-
-    style: Style
-    channels: int
-
-    def emit(self, b: GraphBuilder, x: str) -> str:
-        """See `Layer.emit`."""
-        return self.style.conv(b, x, self.channels, kernel=3, stride=2)
-
-    def output(self, spec: TensorSpec) -> TensorSpec:
-        """See `Layer.output`."""
-        return window(spec, self.channels, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +154,9 @@ class MobileNetSpace(LayeredSpace):
         return (batch, self.channels, resolution, resolution)
 
     def layers(self, arch: Mapping[str, Any]) -> Iterator[Layer]:
-        """Stem, the blocks of all stages, classifier."""
+        """Stem, the blocks of all stages, head, classifier."""
         style = Style(arch["norm"], arch["activation"])
-        yield Stem(style, arch["stem"])
+        yield Conv(style, arch["stem"], kernel=3, stride=2)
         for i, stage in enumerate(self.stages):
             for j in range(arch[f"depth_{i}"]):
                 yield MBConv(
@@ -183,7 +167,8 @@ class MobileNetSpace(LayeredSpace):
                     expansion=arch[f"expansion_{i}_{j}"],
                     gated=arch[f"gate_{i}_{j}"],
                 )
-        yield Classifier(style, self.num_classes, arch["head"])
+        yield Conv(style, arch["head"], kernel=1, stride=1)
+        yield Classifier(self.num_classes)
 
 
 def small(*, num_classes: int = 10) -> MobileNetSpace:

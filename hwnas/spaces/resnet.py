@@ -151,7 +151,7 @@ class ResNetSpace(LayeredSpace):
             for j in range(arch[f"depth_{i}"]):
                 strided = j == 0 and (i > 0 or arch["stem"] == "3x3")
                 yield Residual(style, arch[f"kind_{i}"], arch[f"width_{i}"], 2 if strided else 1, arch[f"groups_{i}"])
-        yield Classifier(style, self.num_classes)
+        yield Classifier(self.num_classes)
 
 
 def small(*, num_classes: int = 10) -> ResNetSpace:
