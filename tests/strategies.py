@@ -145,6 +145,8 @@ def _pool(op: str) -> Step:
         attrs = {**_window(g, x), "ceil_mode": g.integer(0, 1)}
         if op == "AveragePool":
             attrs["count_include_pad"] = g.integer(0, 1)
+        if any(stride > k for stride, k in zip(attrs["strides"], attrs["kernel_shape"], strict=True)):
+            attrs["ceil_mode"] = 0  # a window might start behind the input
         return g.builder.op(op, [x], **attrs)
 
     return step
@@ -329,8 +331,34 @@ STEPS: Mapping[str, Step] = {
 }
 assert set(STEPS) == set(OPS), set(STEPS) ^ set(OPS)
 
-CNN = ("Conv", "ConvTranspose", "BatchNormalization", "Relu", "Clip", "HardSwish", "MaxPool", "AveragePool", "Add", "Mul", "Concat", "Resize")
-TRANSFORMER = ("MatMul", "Gemm", "LayerNormalization", "Softmax", "Gelu", "Transpose", "Reshape", "Split", "Add", "Erf", "ReduceMean", "Slice")
+CNN = (
+    "Conv",
+    "ConvTranspose",
+    "BatchNormalization",
+    "Relu",
+    "Clip",
+    "HardSwish",
+    "MaxPool",
+    "AveragePool",
+    "Add",
+    "Mul",
+    "Concat",
+    "Resize",
+)
+TRANSFORMER = (
+    "MatMul",
+    "Gemm",
+    "LayerNormalization",
+    "Softmax",
+    "Gelu",
+    "Transpose",
+    "Reshape",
+    "Split",
+    "Add",
+    "Erf",
+    "ReduceMean",
+    "Slice",
+)
 
 
 @st.composite

@@ -86,6 +86,10 @@ class Graph:
             specs=MappingProxyType(specs),
         )
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Graph:
+        """Itself: it cannot change. Modules that hold a graph are copied often, and read-only mappings refuse to be."""
+        return self
+
     @cached_property
     def producers(self) -> Mapping[str, Node]:
         """The node that writes each value."""

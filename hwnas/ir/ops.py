@@ -195,18 +195,41 @@ def _conv_transpose(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[Tensor
     return [TensorSpec((data[0], weight[1] * group, *spatial), inputs[0].dtype)]
 
 
+def _complete_pool(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    """Turns ceil_mode into pads at the end.
+
+    Before opset 22 ONNX's shape inference counts windows that start in the padding, which every runtime leaves out; stated as
+    pads, windows are counted in one way. ceil_mode stays only where pads cannot say the same: in an average that counts pads, but not
+    what ceil_mode adds to them, and where a dilated window would need pads as wide as its kernel.
+    """
+    _complete_window(attrs, inputs)
+    if not attrs["ceil_mode"]:
+        return
+    rank = len(attrs["kernel_shape"])
+    begins, ends = attrs["pads"][:rank], attrs["pads"][rank:]
+    lasts, adds = [], []  # where the last whole window ends, counted from the input's end; whether another one starts in the input
+    for i, size in enumerate(inputs[0].shape[2:]):
+        kernel, stride, dilation = attrs["kernel_shape"][i], attrs["strides"][i], attrs["dilations"][i]
+        count = window_output(size, kernel, stride, dilation, begins[i] + ends[i])
+        lasts.append((count - 1) * stride + dilation * (kernel - 1) + 1 - size - begins[i])
+        adds.append(lasts[i] < ends[i] and count * stride < size + begins[i])
+    exact = tuple(last + stride if added else end for end, last, stride, added in zip(ends, lasts, attrs["strides"], adds, strict=True))
+    too_wide = any(pad >= kernel for pad, kernel in zip(exact, attrs["kernel_shape"], strict=True))  # runtimes refuse such pads
+    keep = any(adds) and (attrs.get("count_include_pad") or too_wide)
+    if keep:
+        exact = tuple(end if added else last for end, last, added in zip(ends, lasts, adds, strict=True))
+        if min(exact) < 0:
+            raise GraphError("this ceil_mode is not supported: a window would start behind the input; use pads instead")
+    attrs["pads"], attrs["ceil_mode"] = (*begins, *exact), int(bool(keep))
+
+
 def _pool(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     data = inputs[0].shape
-    kernel, strides, pads = node.ints("kernel_shape"), node.ints("strides"), node.ints("pads")
-    dilations = node.ints("dilations")
+    kernel, strides, dilations, pads = node.ints("kernel_shape"), node.ints("strides"), node.ints("dilations"), node.ints("pads")
     rank, ceil_mode = len(kernel), bool(node.attr("ceil_mode"))
-    spatial = []
-    for i in range(rank):
-        pad = pads[i] + pads[i + rank]
-        length = window_output(data[2 + i], kernel[i], strides[i], dilations[i], pad, ceil_mode=ceil_mode)
-        if ceil_mode and (length - 1) * strides[i] >= data[2 + i] + pads[i]:
-            length -= 1  # a window may not start in the padding at the end
-        spatial.append(length)
+    spatial = (
+        window_output(data[2 + i], kernel[i], strides[i], dilations[i], pads[i] + pads[i + rank], ceil_mode=ceil_mode) for i in range(rank)
+    )
     return [TensorSpec((*data[:2], *spatial), inputs[0].dtype)]
 
 
@@ -430,14 +453,14 @@ OPS: Mapping[str, OpSchema] = {
         infer=_slice, arity=(1, 1), defaults={"axes": None, "steps": None}, required=("starts", "ends"), complete=_complete_slice
     ),
     "MaxPool": OpSchema(
-        infer=_pool, arity=(1, 1), defaults={**_WINDOW, "ceil_mode": 0}, required=("kernel_shape",), complete=_complete_window
+        infer=_pool, arity=(1, 1), defaults={**_WINDOW, "ceil_mode": 0}, required=("kernel_shape",), complete=_complete_pool
     ),
     "AveragePool": OpSchema(
         infer=_pool,
         arity=(1, 1),
         defaults={**_WINDOW, "ceil_mode": 0, "count_include_pad": 0},
         required=("kernel_shape",),
-        complete=_complete_window,
+        complete=_complete_pool,
     ),
     "GlobalAveragePool": OpSchema(infer=_global_pool, arity=(1, 1), defaults={}),
     "ReduceMean": OpSchema(infer=_reduce, arity=(1, 1), defaults={"axes": None, "keepdims": 1}, complete=_complete_axes),
