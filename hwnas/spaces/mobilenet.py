@@ -177,9 +177,9 @@ def small(*, num_classes: int = 10) -> MobileNetSpace:
         name="mobilenet-small",
         num_classes=num_classes,
         resolutions=(24, 32, 40, 48, 64),
-        stems=(8, 16, 24),
-        stages=(Stage(16, 1), Stage(24, 2), Stage(40, 2), Stage(64, 2)),
+        stems=(8, 16),
+        stages=(Stage(12, 1), Stage(20, 2), Stage(32, 2), Stage(64, 2)),
         depths=(1, 2, 3),
-        heads=(96, 128, 192, 256),
+        heads=(64, 128, 192, 256),
         reference={"resolution": 48, "stem": 16, "head": 192},
     )
