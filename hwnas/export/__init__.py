@@ -1,1 +1,1 @@
-"""."""
+"""Ships a network: folded, quantised where that is faster, measured, verified, with a manifest."""
