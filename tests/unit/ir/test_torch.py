@@ -4,7 +4,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import graphs
 
 from hwnas.ir import Graph

@@ -1,0 +1,167 @@
+"""What a network costs on paper: operations, parameters, bytes.
+
+Conventions, the same for a node of a graph and for a kernel of a runtime:
+
+- A multiply-accumulate is 2 operations. Biases ride along in the accumulator and are free.
+- An elementwise operator costs 1 per output element, however intricate its function.
+- A window of a pool costs 1 per element under it, a mean 1 per input element.
+- Batch normalisation costs 2 per element (scale, shift: its statistics are constants); normalisations that take statistics from the
+  data 7 (sum; subtract; square; sum; scale by the deviation; scale; shift); Softmax 5 (maximum; subtract; exp; sum; divide).
+- Resize costs 2 per weighted neighbour; nearest neighbours are copied.
+- Whatever only moves data costs 0, and so does any operator that is a runtime's own (layout reorders).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from hwnas.ir.graph import Graph
+from hwnas.ir.node import Attrs, Node, TensorSpec
+from hwnas.ir.ops import OPS
+
+# Their output is their input under another shape or name: no work, no storage.
+VIEWS = frozenset({"Flatten", "Identity", "Reshape"})
+
+Specs = Sequence[TensorSpec]
+_Count = Callable[[Mapping[str, Any], Specs, Specs], int]
+
+
+def _per_output(operations: int) -> _Count:
+    return lambda attrs, inputs, outputs: operations * outputs[0].numel
+
+
+def _per_input(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    return inputs[0].numel
+
+
+def _area(attrs: Mapping[str, Any]) -> int:
+    kernel: tuple[int, ...] = attrs["kernel_shape"]
+    return prod(kernel)
+
+
+def _conv(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    return 2 * outputs[0].numel * (inputs[0].shape[1] // int(attrs["group"])) * _area(attrs)
+
+
+def _conv_transpose(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    return 2 * inputs[0].numel * (outputs[0].shape[1] // int(attrs["group"])) * _area(attrs)
+
+
+def _pool(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    return outputs[0].numel * _area(attrs)
+
+
+def _gemm(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    return 2 * outputs[0].numel * inputs[0].shape[0 if attrs["transA"] else 1]
+
+
+def _matmul(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    return 2 * outputs[0].numel * inputs[0].shape[-1]
+
+
+def _resize(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    taps = {"nearest": 0, "linear": 2, "cubic": 4}[attrs["mode"]]
+    resized = sum(before != after for before, after in zip(inputs[0].shape, outputs[0].shape, strict=True))
+    return 2 * outputs[0].numel * taps**resized if taps and resized else 0
+
+
+_ELEMENTWISE = _per_output(1)
+_STATISTICS = _per_output(7)
+_COUNTS: Mapping[str, _Count] = {
+    "AveragePool": _pool,
+    "BatchNormalization": _per_output(2),
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _per_input,
+    "GroupNormalization": _STATISTICS,
+    "InstanceNormalization": _STATISTICS,
+    "LayerNormalization": _STATISTICS,
+    "MatMul": _matmul,
+    "MaxPool": _pool,
+    "ReduceMean": _per_input,
+    "Resize": _resize,
+    "Softmax": _per_output(5),
+}
+_MOVES = VIEWS | {"Cast", "Concat", "Pad", "Slice", "Split", "Transpose"}
+
+
+def op_flops(op: str, attrs: Attrs, inputs: Specs, outputs: Specs) -> int:
+    """Operations of one node or kernel, by the conventions above.
+
+    Args:
+        op: the operator.
+        attrs: its canonical attributes.
+        inputs: what it reads, in ONNX order (weights may follow or be left out: only the first input's shape counts).
+        outputs: what it writes.
+    """
+    if op in _COUNTS:
+        return _COUNTS[op](dict(attrs), inputs, outputs)
+    return _ELEMENTWISE({}, inputs, outputs) if op in OPS and op not in _MOVES else 0
+
+
+def node_flops(graph: Graph, node: Node) -> int:
+    """Operations of a node."""
+    return op_flops(node.op, node.attrs, graph.input_specs(node), graph.output_specs(node))
+
+
+def flops(graph: Graph) -> int:
+    """Operations of one run, 2 per multiply-accumulate (see the module's conventions)."""
+    return sum(node_flops(graph, node) for node in graph.nodes)
+
+
+def _read_weights(graph: Graph) -> set[str]:
+    return {value for node in graph.nodes for value in node.inputs if value in graph.weights}
+
+
+def params(graph: Graph) -> int:
+    """Number of trainable parameters: elements of the weights that nodes read, in floating types, without running statistics."""
+    statistics = {value for node in graph.nodes if node.op == "BatchNormalization" for value in node.inputs[3:]}
+    specs = [graph.specs[name] for name in _read_weights(graph) - statistics]
+    return sum(spec.numel for spec in specs if "float" in spec.dtype)
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of all constants that nodes read, each counted once."""
+    return sum(graph.specs[name].nbytes for name in _read_weights(graph))
+
+
+def memory_bytes(graph: Graph) -> int:
+    """Bytes that a run needs: all weights, and the most that is live at once when the nodes run in order.
+
+    An activation lives from the node that writes it (inputs: from the start) to the last one that reads it (outputs: to the end); a
+    node's inputs and outputs are live together; views share the storage of what they view.
+    """
+    storage: dict[str, str] = {name: name for name in graph.inputs}
+    last_use: dict[str, int] = dict.fromkeys(graph.inputs, -1)
+    for step, node in enumerate(graph.nodes):
+        reads = [value for value in node.inputs if value in storage]
+        for value in node.outputs:
+            storage[value] = storage[reads[0]] if node.op in VIEWS and reads else value
+            last_use.setdefault(storage[value], step)
+        last_use.update((storage[value], step) for value in (*reads, *node.outputs))
+    last_use.update((storage[value], len(graph.nodes)) for value in graph.outputs if value in storage)
+    live = peak = sum(spec.nbytes for spec in graph.inputs.values())
+    dying: dict[int, list[str]] = {}
+    for name, step in last_use.items():
+        dying.setdefault(step, []).append(name)
+    for step, node in enumerate(graph.nodes):
+        live += sum(graph.specs[value].nbytes for value in node.outputs if storage[value] == value)
+        peak = max(peak, live)
+        live -= sum(graph.specs[name].nbytes for name in dying.get(step, ()))
+    return weight_bytes(graph) + peak
+
+
+def node_bytes(graph: Graph, node: Node) -> int:
+    """Bytes that a node reads and writes when nothing is cached: inputs, weights and outputs; 0 for views."""
+    if node.op in VIEWS:
+        return 0
+    reads = dict.fromkeys(value for value in node.inputs if value)
+    return sum(graph.specs[value].nbytes for value in (*reads, *node.outputs))
+
+
+def bytes_moved(graph: Graph) -> int:
+    """Bytes that all nodes read and write when every one of them goes to memory."""
+    return sum(node_bytes(graph, node) for node in graph.nodes)
