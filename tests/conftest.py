@@ -1,10 +1,35 @@
-"""Shared set-up: the Hypothesis vocabulary is importable, and torch keeps to one thread."""
+"""Shared set-up: the Hypothesis vocabulary is importable, torch keeps to one thread, golden files can be rewritten."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden/ with what the code gives now")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], Any]:
+    """`golden(name, value)`: what tests/golden/<name> holds, to be compared with `value`; `--update-golden` writes `value` there first."""
+
+    def stored(name: str, value: Any) -> Any:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(value, indent=1) + "\n")
+        if not path.exists():
+            pytest.fail(f"{path} does not exist; look at the value, then run pytest with --update-golden")
+        return json.loads(path.read_text())
+
+    return stored
