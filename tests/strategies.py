@@ -68,9 +68,15 @@ def _unary(op: str) -> Step:
     return lambda g, x: g.builder.op(op, [x])
 
 
-def _bounded(op: str, bound: str) -> Step:
-    """An operator whose domain or growth wants a bounded input."""
-    return lambda g, x: g.builder.op(op, [g.builder.op(bound, [x])])
+def _after(op: str, *before: str) -> Step:
+    """An operator whose domain or growth wants an input from others: Tanh bounds, Exp of that is positive."""
+
+    def step(g: Grower, x: str) -> str:
+        for name in (*before, op):
+            x = g.builder.op(name, [x])
+        return x
+
+    return step
 
 
 def _operand(g: Grower, x: str, make: Callable[[Sequence[int]], str]) -> str:
@@ -217,8 +223,82 @@ def _slice(g: Grower, x: str) -> str:
     return g.builder.op("Slice", [x], starts=tuple(starts), ends=tuple(ends), axes=tuple(axes), steps=tuple(steps))
 
 
-def _global_average_pool(g: Grower, x: str) -> str:
-    return g.builder.op("GlobalAveragePool", [g.ranked(x, 3, 4)])
+def _global_pool(op: str) -> Step:
+    return lambda g, x: g.builder.op(op, [g.ranked(x, 3, 4)])
+
+
+def _alpha(op: str) -> Step:
+    return lambda g, x: g.builder.op(op, [x], **g.choice([{}, {"alpha": 0.3}]))
+
+
+def _prelu(g: Grower, x: str) -> str:
+    return g.builder.op("PRelu", [x, _operand(g, x, g.normal)])
+
+
+def _lrn(g: Grower, x: str) -> str:
+    """Of odd size: ONNX Runtime takes no other."""
+    return g.builder.op("LRN", [g.ranked(x, 4, 4)], size=g.choice([1, 3, 5]), alpha=0.5, beta=0.75, bias=g.choice([1.0, 2.0]))
+
+
+def _variadic(op: str) -> Step:
+    def step(g: Grower, x: str) -> str:
+        return g.builder.op(op, [x, g.builder.op("Tanh", [x]), _operand(g, x, g.normal)][: g.integer(1, 3)])
+
+    return step
+
+
+def _comparison(op: str) -> Step:
+    """The greater of x and a constant, or the lesser: continuous, so that rounding cannot tip a choice."""
+
+    def step(g: Grower, x: str) -> str:
+        other = _operand(g, x, g.normal)
+        condition = g.builder.op("Greater" if op == "Where" else op, [x, other])
+        return g.builder.op("Where", [condition, x, other] if g.flag() else [condition, other, x])
+
+    return step
+
+
+def _equal(g: Grower, x: str) -> str:
+    """Where a Relu gave exactly 0, a constant 0; elsewhere x."""
+    x = g.builder.op("Relu", [x])
+    zero = g.builder.constant("z", np.zeros(1, np.float32))
+    return g.builder.op("Where", [g.builder.op("Equal", [x, zero]), zero, x])
+
+
+def _logic(op: str) -> Step:
+    """Lets x through where a condition on constants holds."""
+
+    def step(g: Grower, x: str) -> str:
+        masks = [g.builder.constant("m", g.rng.integers(0, 2, g.shape(x)).astype(bool)) for _ in range(1 if op == "Not" else 2)]
+        return g.builder.op("Where", [g.builder.op(op, masks), x, g.builder.op("Tanh", [x])])
+
+    return step
+
+
+def _gather(g: Grower, x: str) -> str:
+    """By one index, which drops the axis while another is left, or by several."""
+    axis = g.integer(-len(g.shape(x)), len(g.shape(x)) - 1)
+    size = g.shape(x)[axis]
+    shape = g.choice([(), (3,), (2, 1)] if len(g.shape(x)) > 1 else [(3,), (2, 1)])
+    indices = g.builder.constant("i", g.rng.integers(-size, size, shape) if shape else np.asarray(g.integer(-size, size - 1)))
+    return g.builder.op("Gather", [x, indices], axis=axis)
+
+
+def _expand(g: Grower, x: str) -> str:
+    x = g.ranked(x, 1, 4)
+    return g.builder.op("Expand", [x], shape=g.choice([(1,), (2, *g.shape(x)), tuple(2 if size == 1 else size for size in g.shape(x))]))
+
+
+def _depth_to_space(g: Grower, x: str) -> str:
+    x = g.ranked(x, 4, 4)
+    x = g.builder.op("Concat", [x] * 4, axis=1)
+    return g.builder.op("DepthToSpace", [x], blocksize=2, mode=g.choice(["DCR", "CRD"]))
+
+
+def _space_to_depth(g: Grower, x: str) -> str:
+    x = g.ranked(x, 4, 4)
+    x = g.builder.op("Pad", [x], pads=(0, 0, 0, 0, 0, 0, g.shape(x)[2] % 2, g.shape(x)[3] % 2))
+    return g.builder.op("SpaceToDepth", [x], blocksize=2)
 
 
 def _reduce(op: str) -> Step:
@@ -265,8 +345,8 @@ def _matmul(g: Grower, x: str) -> str:
     return g.builder.op("MatMul", [g.builder.op("Softmax", [scores]), x])
 
 
-def _softmax(g: Grower, x: str) -> str:
-    return g.builder.op("Softmax", [x], axis=g.integer(-len(g.shape(x)), len(g.shape(x)) - 1))
+def _softmax(op: str) -> Step:
+    return lambda g, x: g.builder.op(op, [x], axis=g.integer(-len(g.shape(x)), len(g.shape(x)) - 1))
 
 
 def _pad(g: Grower, x: str) -> str:
@@ -306,25 +386,41 @@ STEPS: Mapping[str, Step] = {
     "HardSigmoid": _hard_sigmoid,
     "Clip": _clip,
     "Gelu": _gelu,
-    "Sqrt": _bounded("Sqrt", "Sigmoid"),
-    "Exp": _bounded("Exp", "Tanh"),
-    **{op: _unary(op) for op in ("Relu", "Sigmoid", "HardSwish", "Erf", "Tanh", "Identity")},
+    "Sqrt": _after("Sqrt", "Sigmoid"),
+    "Exp": _after("Exp", "Tanh"),
+    "Log": _after("Log", "Tanh", "Exp"),
+    "Reciprocal": _after("Reciprocal", "Tanh", "Exp"),
+    **{op: _unary(op) for op in ("Relu", "Sigmoid", "HardSwish", "Erf", "Tanh", "Identity", "Abs", "Cos", "Mish", "Neg", "Sin")},
+    **{op: _unary(op) for op in ("Softplus", "Softsign")},
+    **{op: _alpha(op) for op in ("Elu", "LeakyRelu", "Selu")},
+    "PRelu": _prelu,
+    "LRN": _lrn,
     **{op: _binary(op) for op in ("Add", "Sub", "Mul")},
     "Div": _div,
     "Pow": _pow,
+    **{op: _comparison(op) for op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where")},
+    "Equal": _equal,
+    **{op: _logic(op) for op in ("And", "Or", "Not")},
+    **{op: _variadic(op) for op in ("Max", "Min", "Sum")},
     "Concat": _concat,
     "Split": _split,
     "Slice": _slice,
     "MaxPool": _pool("MaxPool"),
     "AveragePool": _pool("AveragePool"),
-    "GlobalAveragePool": _global_average_pool,
-    "ReduceMean": _reduce("ReduceMean"),
+    "GlobalAveragePool": _global_pool("GlobalAveragePool"),
+    "GlobalMaxPool": _global_pool("GlobalMaxPool"),
+    **{op: _reduce(op) for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")},
+    "Gather": _gather,
+    "Expand": _expand,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Transpose": _transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
-    "Softmax": _softmax,
+    "Softmax": _softmax("Softmax"),
+    "LogSoftmax": _softmax("LogSoftmax"),
     "Pad": _pad,
     "Resize": _resize,
     "Cast": _cast,

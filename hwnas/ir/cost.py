@@ -4,9 +4,10 @@ Conventions, the same for a node of a graph and for a kernel of a runtime:
 
 - A multiply-accumulate is 2 operations. Biases ride along in the accumulator and are free.
 - An elementwise operator costs 1 per output element, however intricate its function.
-- A window of a pool costs 1 per element under it, a mean 1 per input element.
+- A window of a pool costs 1 per element under it, a reduction over axes 1 per input element.
 - Batch normalisation costs 2 per element (scale, shift: its statistics are constants); normalisations that take statistics from the
-  data 7 (sum; subtract; square; sum; scale by the deviation; scale; shift); Softmax 5 (maximum; subtract; exp; sum; divide).
+  data 7 (sum; subtract; square; sum; scale by the deviation; scale; shift); Softmax 5 (maximum; subtract; exp; sum; divide); LRN its
+  size and 4 (square; sum over the size; scale; power; divide).
 - Resize costs 2 per weighted neighbour; nearest neighbours are copied.
 - Whatever only moves data costs 0, and so does any operator that is a runtime's own (layout reorders).
 """
@@ -67,6 +68,10 @@ def _resize(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
     return 2 * outputs[0].numel * taps**resized if taps and resized else 0
 
 
+def _lrn(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    return outputs[0].numel * (int(attrs["size"]) + 4)
+
+
 _ELEMENTWISE = _per_output(1)
 _STATISTICS = _per_output(7)
 _COUNTS: Mapping[str, _Count] = {
@@ -76,16 +81,19 @@ _COUNTS: Mapping[str, _Count] = {
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "GlobalAveragePool": _per_input,
+    "GlobalMaxPool": _per_input,
     "GroupNormalization": _STATISTICS,
     "InstanceNormalization": _STATISTICS,
     "LayerNormalization": _STATISTICS,
     "MatMul": _matmul,
     "MaxPool": _pool,
-    "ReduceMean": _per_input,
+    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _per_input),
     "Resize": _resize,
     "Softmax": _per_output(5),
+    "LogSoftmax": _per_output(5),
+    "LRN": _lrn,
 }
-_MOVES = VIEWS | {"Cast", "Concat", "Pad", "Slice", "Split", "Transpose"}
+_MOVES = VIEWS | {"Cast", "Concat", "DepthToSpace", "Expand", "Gather", "Pad", "Slice", "SpaceToDepth", "Split", "Transpose"}
 
 
 def op_flops(op: str, attrs: Attrs, inputs: Specs, outputs: Specs) -> int:

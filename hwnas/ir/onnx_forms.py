@@ -12,13 +12,17 @@ from hwnas.ir.node import Array
 
 OPSETS = range(17, 22)  # written, and read without conversion
 
+# Reductions take their axes as an input from opset 18 on (ReduceSum from 13 on), as an attribute before.
+REDUCTIONS = ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
+
 # Inputs that are attributes here, from the second input on: the position is the index. Names that no operator of hwnas keeps
 # (roi, ratio, ...) are understood by the reader and never written.
 SLOTS: Mapping[str, tuple[str, ...]] = {
     "Clip": ("min", "max"),
     "Dropout": ("ratio", "training_mode"),
+    "Expand": ("shape",),
     "Pad": ("pads", "value", "axes"),
-    "ReduceMean": ("axes",),
+    **dict.fromkeys(REDUCTIONS, ("axes",)),
     "Reshape": ("shape",),
     "Resize": ("roi", "scales", "sizes"),
     "Slice": ("starts", "ends", "axes", "steps"),
@@ -31,7 +35,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
 SCALAR_SLOTS = frozenset({"min", "max", "value", "ratio", "training_mode"})
 
 # The first opset that has an operator, where it is newer than the oldest one written.
-SINCE: Mapping[str, int] = {"Gelu": 20, "GroupNormalization": 21}
+SINCE: Mapping[str, int] = {"Gelu": 20, "GroupNormalization": 21, "Mish": 18}
 
 _DTYPES: Mapping[str, int] = {
     "float64": onnx.TensorProto.DOUBLE,

@@ -9,8 +9,9 @@ from typing import Any
 
 from hwnas.errors import GraphError
 from hwnas.ir.node import TensorSpec
-from hwnas.ir.onnx_forms import from_element_type
-from hwnas.ir.ops import Attributes, axis_of
+from hwnas.ir.onnx_forms import REDUCTIONS, from_element_type
+from hwnas.ir.op_complete import Attributes
+from hwnas.ir.op_shapes import axis_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +195,7 @@ _TRANSLATIONS: Mapping[str, Callable[[_Draft], str]] = {
     "ConvTranspose": _conv_transpose,
     "MaxPool": _window,
     "Pad": _pad,
-    "ReduceMean": _reduce,
+    **dict.fromkeys(REDUCTIONS, _reduce),
     "Resize": _resize,
     "Split": _split,
     "Squeeze": _squeeze,

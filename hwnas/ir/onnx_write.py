@@ -13,7 +13,7 @@ from hwnas import __version__
 from hwnas.errors import GraphError
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, Node, TensorSpec
-from hwnas.ir.onnx_forms import OPSETS, SINCE, SLOTS, slot_array, to_element_type
+from hwnas.ir.onnx_forms import OPSETS, REDUCTIONS, SINCE, SLOTS, slot_array, to_element_type
 from hwnas.ir.ops import OPS
 
 MAX_INLINE_BYTES = 1_900_000_000  # protobuf ends at 2 GiB; names, nodes and framing need some of it
@@ -126,7 +126,7 @@ def _node(graph: Graph, node: Node, opset: int, constants: dict[str, onnx.Tensor
         raise GraphError(f"node '{node.name}' ({node.op}) needs opset {since}; {opset} was asked for")
     attrs = _written(node, opset)
     inputs = list(node.inputs)
-    slots = () if node.op == "ReduceMean" and opset < 18 else SLOTS.get(node.op, ())
+    slots = () if node.op in REDUCTIONS and node.op != "ReduceSum" and opset < 18 else SLOTS.get(node.op, ())
     for slot in slots:
         inputs.append(_constant(graph, node, slot, attrs.pop(slot), constants) if slot in attrs else "")
     while inputs and not inputs[-1]:

@@ -10,7 +10,8 @@ import numpy as np
 from hwnas.errors import GraphError, require
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, Node
-from hwnas.ir.torch_ops import DTYPES, LOWERINGS, Run
+from hwnas.ir.torch_ops import DTYPES, LOWERINGS
+from hwnas.ir.torch_window import Run
 
 try:
     import torch

@@ -6,15 +6,17 @@ leading dimension are read at run time wherever a node leaves it alone, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from math import prod
 
 import numpy as np
 
 from hwnas.errors import GraphError, require
-from hwnas.ir.node import Array, Node, TensorSpec
+from hwnas.ir.node import Array, Node
 from hwnas.ir.ops import OPS
 from hwnas.ir.resample import axis_taps
+from hwnas.ir.torch_window import Lowering, Run, Specs, average_pool, conv, conv_transpose, max_pool, torch_pads
 
 try:
     import torch
@@ -23,103 +25,16 @@ try:
 except ImportError:
     require("torch")
 
-Run = Callable[..., Tensor | Sequence[Tensor]]
-Specs = Sequence[TensorSpec]
-Lowering = Callable[[Node, Specs, Specs], Run]
-
 _NO_LIMIT = float(str(OPS["Clip"].defaults["max"]))
 
 
-def _unary(function: Callable[[Tensor], Tensor]) -> Lowering:
+def _plain(function: Callable[..., Tensor]) -> Lowering:
+    """A function that no attribute changes."""
     return lambda node, inputs, outputs: function
 
 
-def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
-    return lambda node, inputs, outputs: function
-
-
-def _pairs(begin: Sequence[int], end: Sequence[int]) -> list[int]:
-    """Pads in torch's order: the last axis first, each as begin, end."""
-    return [pad for both in reversed(list(zip(begin, end, strict=True))) for pad in both]
-
-
-def _by_rank(rank: int, *functions: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    if not 1 <= rank <= len(functions):
-        raise GraphError(f"{rank} spatial dimensions are not supported; torch has 1 to {len(functions)}")
-    return functions[rank - 1]
-
-
-def _conv(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    rank = len(node.ints("kernel_shape"))
-    function = _by_rank(rank, F.conv1d, F.conv2d, F.conv3d)
-    stride, dilation, groups = node.ints("strides"), node.ints("dilations"), int(node.attr("group"))
-    begin, end = node.ints("pads")[:rank], node.ints("pads")[rank:]
-    if begin == end:
-        return lambda x, w, b=None: function(x, w, b, stride, begin, dilation, groups)
-    pads = _pairs(begin, end)
-    return lambda x, w, b=None: function(F.pad(x, pads), w, b, stride, 0, dilation, groups)
-
-
-def _conv_transpose(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    rank = len(node.ints("kernel_shape"))
-    function = _by_rank(rank, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-    stride, dilation, groups = node.ints("strides"), node.ints("dilations"), int(node.attr("group"))
-    begin, end, extra = node.ints("pads")[:rank], node.ints("pads")[rank:], node.ints("output_padding")
-    if begin == end and all(more < max(s, d) for more, s, d in zip(extra, stride, dilation, strict=True)):
-        return lambda x, w, b=None: function(x, w, b, stride, begin, extra, groups, dilation)
-    crop = _pairs([-size for size in begin], [more - size for more, size in zip(extra, end, strict=True)])
-
-    def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        y = F.pad(function(x, w, None, stride, 0, 0, groups, dilation), crop)
-        return y if b is None else y + b.reshape(-1, *(1,) * rank)
-
-    return run
-
-
-def _window_pads(node: Node, inputs: Specs, outputs: Specs) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The pads with which sliding windows end exactly at the end: what `ceil_mode` adds and rounding drops is in them."""
-    kernel, stride, dilation = node.ints("kernel_shape"), node.ints("strides"), node.ints("dilations")
-    begin = node.ints("pads")[: len(kernel)]
-    sizes, lengths = inputs[0].shape[2:], outputs[0].shape[2:]
-    reach = [s * (length - 1) + d * (k - 1) + 1 for k, s, d, length in zip(kernel, stride, dilation, lengths, strict=True)]
-    return begin, tuple(total - size - pad for total, size, pad in zip(reach, sizes, begin, strict=True))
-
-
-def _max_pool(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    kernel, stride, dilation = node.ints("kernel_shape"), node.ints("strides"), node.ints("dilations")
-    function = _by_rank(len(kernel), F.max_pool1d, F.max_pool2d, F.max_pool3d)
-    begin, end = node.ints("pads")[: len(kernel)], node.ints("pads")[len(kernel) :]
-    if begin == end and not node.attr("ceil_mode") and all(pad <= k // 2 for pad, k in zip(begin, kernel, strict=True)):
-        return lambda x: function(x, kernel, stride, begin, dilation)
-    pads = _pairs(*_window_pads(node, inputs, outputs))
-    return lambda x: function(F.pad(x, pads, value=-torch.inf), kernel, stride, 0, dilation)
-
-
-def _average_pool(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    kernel, stride, dilation = node.ints("kernel_shape"), node.ints("strides"), node.ints("dilations")
-    rank = len(kernel)
-    begin, end = _window_pads(node, inputs, outputs)
-    pads = _pairs(begin, end)
-    counted = node.ints("pads") if node.attr("count_include_pad") else (0,) * 2 * rank
-    counts: Array = np.ones((1,) * rank)
-    for i in range(rank):
-        positions = np.arange(outputs[0].shape[2 + i])[:, None] * stride[i] - begin[i] + np.arange(kernel[i]) * dilation[i]
-        inside = (positions >= -counted[i]) & (positions < inputs[0].shape[2 + i] + counted[rank + i])
-        counts = counts * inside.sum(axis=1).reshape(-1, *(1,) * (rank - 1 - i))
-    correction = None if (counts == prod(kernel)).all() else prod(kernel) / counts
-    pool = _by_rank(rank, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-    convolve = _by_rank(rank, F.conv1d, F.conv2d, F.conv3d)
-
-    def run(x: Tensor) -> Tensor:
-        x = F.pad(x, pads) if any(pads) else x
-        if all(step == 1 for step in dilation):
-            y = pool(x, kernel, stride)
-        else:
-            window = torch.full((x.shape[1], 1, *kernel), 1 / prod(kernel), dtype=x.dtype, device=x.device)
-            y = convolve(x, window, None, stride, 0, dilation, x.shape[1])
-        return y if correction is None else y * torch.as_tensor(correction, dtype=x.dtype, device=x.device)
-
-    return run
+def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
+    return lambda node, inputs, outputs: lambda *parts: functools.reduce(function, parts)
 
 
 def _instance_norm(node: Node, inputs: Specs, outputs: Specs) -> Run:
@@ -160,6 +75,34 @@ def _gelu(node: Node, inputs: Specs, outputs: Specs) -> Run:
     return lambda x: F.gelu(x, approximate=approximate)
 
 
+def _elu(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    alpha = float(node.attr("alpha"))
+    return lambda x: F.elu(x, alpha)
+
+
+def _leaky_relu(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    alpha = float(node.attr("alpha"))
+    return lambda x: F.leaky_relu(x, alpha)
+
+
+def _selu(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    alpha, gamma = float(node.attr("alpha")), float(node.attr("gamma"))
+    return lambda x: gamma * F.elu(x, alpha)
+
+
+def _lrn(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    size, alpha, beta, bias = (float(node.attr(key)) for key in ("size", "alpha", "beta", "bias"))
+    before, after = int((size - 1) // 2), int(size // 2)
+    rest = (0, 0) * (len(inputs[0].shape) - 2)
+
+    def run(x: Tensor) -> Tensor:
+        squares = F.pad(x * x, (*rest, before, after))
+        total = functools.reduce(torch.add, (squares[:, i : i + x.shape[1]] for i in range(int(size))))
+        return x / (bias + alpha / size * total) ** beta
+
+    return run
+
+
 def _div(node: Node, inputs: Specs, outputs: Specs) -> Run:
     return torch.div if inputs[0].dtype.startswith(("float", "bfloat")) else lambda a, b: torch.div(a, b, rounding_mode="trunc")
 
@@ -183,14 +126,20 @@ def _slice(node: Node, inputs: Specs, outputs: Specs) -> Run:
     return lambda x: x[index]
 
 
-def _global_average_pool(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    axes = tuple(range(2, len(inputs[0].shape)))
-    return lambda x: x.mean(axes, keepdim=True)
+def _global_pool(function: Callable[..., Tensor]) -> Lowering:
+    def lowering(node: Node, inputs: Specs, outputs: Specs) -> Run:
+        axes = tuple(range(2, len(inputs[0].shape)))
+        return lambda x: function(x, axes, keepdim=True)
+
+    return lowering
 
 
-def _reduce_mean(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    axes, keep = node.ints("axes"), bool(node.attr("keepdims"))
-    return lambda x: x.mean(axes, keepdim=keep)
+def _reduce(function: Callable[..., Tensor]) -> Lowering:
+    def lowering(node: Node, inputs: Specs, outputs: Specs) -> Run:
+        axes, keep = node.ints("axes"), bool(node.attr("keepdims"))
+        return lambda x: function(x, axes, keepdim=keep)
+
+    return lowering
 
 
 def _flatten(node: Node, inputs: Specs, outputs: Specs) -> Run:
@@ -203,6 +152,46 @@ def _reshape(node: Node, inputs: Specs, outputs: Specs) -> Run:
     if shape and inputs[0].shape[:1] == shape[:1]:
         return lambda x: x.reshape(x.shape[0], *shape[1:])
     return lambda x: x.reshape(shape)
+
+
+def _gather(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    axis, size = int(node.attr("axis")), inputs[0].shape[int(node.attr("axis"))]
+
+    def run(x: Tensor, indices: Tensor) -> Tensor:
+        found = x.index_select(axis, torch.where(indices < 0, indices + size, indices).reshape(-1))
+        return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+
+    return run
+
+
+def _expand(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    shape, source = node.ints("shape"), inputs[0].shape
+    kept = [-1 if len(source) == len(shape) and size == source[i] else size for i, size in enumerate(shape)]
+    return lambda x: x.expand(kept)
+
+
+def _depth_to_space(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    block, depth_first = int(node.attr("blocksize")), node.attr("mode") == "DCR"
+
+    def run(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        if not depth_first:
+            return F.pixel_shuffle(x, block)
+        parts = x.reshape(n, block, block, c // block**2, h, w)
+        return parts.permute(0, 3, 4, 1, 5, 2).reshape(n, c // block**2, h * block, w * block)
+
+    return run
+
+
+def _space_to_depth(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    block = int(node.attr("blocksize"))
+
+    def run(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        parts = x.reshape(n, c, h // block, block, w // block, block)
+        return parts.permute(0, 3, 5, 1, 2, 4).reshape(n, c * block**2, h // block, w // block)
+
+    return run
 
 
 def _transpose(node: Node, inputs: Specs, outputs: Specs) -> Run:
@@ -223,16 +212,19 @@ def _gemm(node: Node, inputs: Specs, outputs: Specs) -> Run:
     return run
 
 
-def _softmax(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    axis = int(node.attr("axis"))
-    return lambda x: torch.softmax(x, axis)
+def _softmax(function: Callable[[Tensor, int], Tensor]) -> Lowering:
+    def lowering(node: Node, inputs: Specs, outputs: Specs) -> Run:
+        axis = int(node.attr("axis"))
+        return lambda x: function(x, axis)
+
+    return lowering
 
 
 def _pad(node: Node, inputs: Specs, outputs: Specs) -> Run:
     rank, mode, value = len(inputs[0].shape), str(node.attr("mode")), node.attr("value")
     begin, end = node.ints("pads")[:rank], node.ints("pads")[rank:]
     if mode == "constant":
-        pads = _pairs(begin, end)
+        pads = torch_pads(begin, end)
         return lambda x: F.pad(x, pads, value=value)
     if mode not in ("reflect", "edge", "wrap"):
         raise GraphError(f"mode '{mode}' does not exist; use constant, reflect, edge or wrap")
@@ -292,40 +284,76 @@ def _cast(node: Node, inputs: Specs, outputs: Specs) -> Run:
 
 # BatchNormalization is missing: it has state, and behaves differently in training (see `hwnas.ir.torch`).
 LOWERINGS: Mapping[str, Lowering] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,
     "LayerNormalization": _layer_norm,
-    "Relu": _unary(torch.relu),
-    "Sigmoid": _unary(torch.sigmoid),
-    "HardSwish": _unary(F.hardswish),
+    "Relu": _plain(torch.relu),
+    "Sigmoid": _plain(torch.sigmoid),
+    "HardSwish": _plain(F.hardswish),
     "HardSigmoid": _hard_sigmoid,
     "Clip": _clip,
     "Gelu": _gelu,
-    "Erf": _unary(torch.erf),
-    "Tanh": _unary(torch.tanh),
-    "Sqrt": _unary(torch.sqrt),
-    "Exp": _unary(torch.exp),
-    "Identity": _unary(lambda x: x),
-    "Add": _binary(torch.add),
-    "Sub": _binary(torch.sub),
-    "Mul": _binary(torch.mul),
+    "Erf": _plain(torch.erf),
+    "Tanh": _plain(torch.tanh),
+    "Sqrt": _plain(torch.sqrt),
+    "Exp": _plain(torch.exp),
+    "Abs": _plain(torch.abs),
+    "Cos": _plain(torch.cos),
+    "Elu": _elu,
+    "LeakyRelu": _leaky_relu,
+    "Log": _plain(torch.log),
+    "Mish": _plain(F.mish),
+    "Neg": _plain(torch.neg),
+    "Reciprocal": _plain(torch.reciprocal),
+    "Selu": _selu,
+    "Sin": _plain(torch.sin),
+    "Softplus": _plain(F.softplus),
+    "Softsign": _plain(F.softsign),
+    "PRelu": _plain(lambda x, slope: torch.where(x < 0, slope * x, x)),
+    "LRN": _lrn,
+    "Identity": _plain(lambda x: x),
+    "Add": _plain(torch.add),
+    "Sub": _plain(torch.sub),
+    "Mul": _plain(torch.mul),
     "Div": _div,
-    "Pow": _binary(torch.pow),
+    "Pow": _plain(lambda x, y: torch.pow(x, y).to(x.dtype)),
+    "Max": _variadic(torch.maximum),
+    "Min": _variadic(torch.minimum),
+    "Sum": _variadic(torch.add),
+    "And": _plain(torch.logical_and),
+    "Equal": _plain(torch.eq),
+    "Greater": _plain(torch.gt),
+    "GreaterOrEqual": _plain(torch.ge),
+    "Less": _plain(torch.lt),
+    "LessOrEqual": _plain(torch.le),
+    "Not": _plain(torch.logical_not),
+    "Or": _plain(torch.logical_or),
+    "Where": _plain(torch.where),
     "Concat": _concat,
     "Split": _split,
     "Slice": _slice,
-    "MaxPool": _max_pool,
-    "AveragePool": _average_pool,
-    "GlobalAveragePool": _global_average_pool,
-    "ReduceMean": _reduce_mean,
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": _global_pool(torch.mean),
+    "GlobalMaxPool": _global_pool(torch.amax),
+    "ReduceMean": _reduce(torch.mean),
+    "ReduceSum": _reduce(torch.sum),
+    "ReduceMax": _reduce(torch.amax),
+    "ReduceMin": _reduce(torch.amin),
+    "ReduceL2": _reduce(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
+    "Gather": _gather,
+    "Expand": _expand,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Transpose": _transpose,
     "Gemm": _gemm,
-    "MatMul": _binary(torch.matmul),
-    "Softmax": _softmax,
+    "MatMul": _plain(torch.matmul),
+    "Softmax": _softmax(torch.softmax),
+    "LogSoftmax": _softmax(torch.log_softmax),
     "Pad": _pad,
     "Resize": _resize,
     "Cast": _cast,

@@ -97,6 +97,7 @@ def test_integer_constants_are_no_parameters():
         ("Softmax", (2, 3, 5), {}, 5 * 30),
         ("ReduceMean", (2, 3, 5), {"axes": (2,)}, 30),
         ("Gelu", (2, 3), {}, 6),
+        ("LRN", (1, 4, 2, 2), {"size": 5}, 16 * 9),
         ("Transpose", (2, 3), {}, 0),
         ("Resize", (1, 1, 2, 2), {"scales": (1.0, 1.0, 2.0, 2.0)}, 0),
         ("Resize", (1, 1, 2, 2), {"scales": (1.0, 1.0, 2.0, 2.0), "mode": "linear"}, 2 * 16 * 4),
@@ -153,7 +154,8 @@ def test_bounds_that_hold_for_every_graph(graph):
 def test_every_operator_is_counted_or_known_to_move_data():
     """Only operators that move data are free of operations: a new operator has to choose."""
     free = {"Cast", "Concat", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Transpose"}
+    free |= {"DepthToSpace", "Expand", "Gather", "SpaceToDepth"}
     spec = TensorSpec((2, 4))
-    plain = set(OPS) - free - {"Conv", "ConvTranspose", "Gemm", "MaxPool", "AveragePool", "Resize"}
+    plain = set(OPS) - free - {"Conv", "ConvTranspose", "Gemm", "LRN", "MaxPool", "AveragePool", "Resize"}
     assert all(cost.op_flops(op, (), [spec, spec], [spec]) > 0 for op in plain)
     assert all(cost.op_flops(op, (), [spec], [spec]) == 0 for op in free)
