@@ -45,7 +45,7 @@ def load(path: str | Path, *, batch: int | None = None) -> Graph:
     except DecodeError as error:
         raise GraphError(f"{path}: is not an ONNX file, or a damaged or truncated one") from error
     except GraphError as error:
-        raise GraphError(f"{path}: {error}") from error
+        raise GraphError(f"{path}: {' '.join(str(error).split())}") from error  # names in a damaged file may hold anything
 
 
 def from_model(model: onnx.ModelProto, *, batch: int | None = None) -> Graph:
@@ -68,8 +68,13 @@ def from_model(model: onnx.ModelProto, *, batch: int | None = None) -> Graph:
     _refuse_unsupported(model.graph)
     inputs = _inputs(model.graph, batch)
     model = _converted(model)
+    try:
+        graph = _Reader(model, inputs).read()  # before the checker: it can name nodes that have no name
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        _check(model)
+        raise GraphError(f"is damaged: {_one_line(error)}") from error
     _check(model)
-    return _Reader(model, inputs).read()
+    return graph
 
 
 def _one_line(error: Exception) -> str:
