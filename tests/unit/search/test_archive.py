@@ -376,3 +376,23 @@ for i in range(10**6):
                 Archive.open(path.parent / "other.sqlite")
         finally:
             path.parent.chmod(0o755)
+
+
+@pytest.mark.parametrize("number", [1])
+def test_every_format_ever_written_is_read(number, path):
+    """A sample of each is kept in tests/formats; it also goes on being written."""
+    path.write_bytes((Path(__file__).parents[2] / "formats" / f"archive-{number}.sqlite").read_bytes())
+    with Archive.open(path, readonly=True) as archive:
+        assert archive.notes()["run"] == {"space": "toy", "seed": "0"}
+        assert [(t.id, t.generation, t.epoch, t.evaluation.genotype) for t in archive.trials()] == [
+            (1, 1, 0, (0, 1)),
+            (2, 1, 0, (1, 1)),
+            (3, 1, 1, (0, 1)),
+        ]
+        assert archive.latest()[0, 1].metrics == {"latency": Bounded(0.003, 0.0028, 0.0031), "accuracy": Bounded.exact(0.8)}
+        assert archive.latest()[1, 1].failure == "does not build"
+        assert archive.result("training", (0, 1), "recipe/0") == {"curve": [0.5, 0.8]}
+        assert archive.cost() == {"training": 12.5}
+    with Archive.open(path) as archive:
+        archive.add(evaluations(A), generation=2, epoch=1)
+        assert archive.trials()[-1].id == 4
