@@ -84,15 +84,22 @@ class EnergyMeter(Protocol):
     Both are called with the device idle and synchronised. `stop` answers `Unavailable` when the reading cannot be trusted.
     """
 
-    def start(self) -> None: ...
-    def stop(self) -> Energy | Unavailable: ...
+    def start(self) -> None:
+        """Begins a window."""
+        ...
+
+    def stop(self) -> Energy | Unavailable:
+        """Ends the window."""
+        ...
 
 
 class Device(Protocol):
     """A device that is on this machine."""
 
     @property
-    def spec(self) -> DeviceSpec: ...
+    def spec(self) -> DeviceSpec:
+        """What does not change about it."""
+        ...
 
     def state(self) -> DeviceState:
         """Its state now."""

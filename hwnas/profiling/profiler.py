@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +12,13 @@ from hwnas.errors import UsageError
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, attribute
 from hwnas.profiling.store import ProfileStore
 from hwnas.runtimes.base import Runtime
-from hwnas.runtimes.samples import StoppingRule
+from hwnas.runtimes.samples import Samples, StoppingRule
 from hwnas.spaces import SearchSpace
 
 Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], tuple[float, float]]
 """Fits on the first networks and judges on the second: (MAPE, share within 10 %)."""
+
+NETWORK_RULE = StoppingRule(relative_error=0.003, min_samples=15, max_seconds=0.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +29,10 @@ class Plan:
         max_time_s: wall-clock limit, over all sessions of a resumed profile.
         target_error: stop when the mean absolute relative error on unseen networks falls to this.
         max_networks: stop after so many.
-        round: networks between two looks at the error.
+        round: networks before the first look at the error, and the fewest between two; later ones come after a quarter more.
         kernel_runs: profiled runs of each network.
         rule: for the end-to-end samples of one network.
+        retries: how often samples of grade C are taken again.
     """
 
     max_time_s: float = 90.0
@@ -37,7 +40,8 @@ class Plan:
     max_networks: int = 2000
     round: int = 25
     kernel_runs: int = 15
-    rule: StoppingRule = StoppingRule(relative_error=0.003, min_samples=15, max_seconds=0.2)
+    rule: StoppingRule = NETWORK_RULE
+    retries: int = 2
 
     def __post_init__(self) -> None:
         if self.max_time_s <= 0:
@@ -79,7 +83,9 @@ class Profiler:
         self._judge = judge
         self._clock = clock
 
-    def run(self, empty: Profile, plan: Plan, *, call_s: float, resume: bool, report: Callable[[Progress], None] = lambda _: None) -> Profile:
+    def run(
+        self, empty: Profile, plan: Plan, *, call_s: float, resume: bool, report: Callable[[Progress], None] = lambda _: None
+    ) -> Profile:
         """Measures until the plan ends, and saves.
 
         Args:
@@ -97,22 +103,22 @@ class Profiler:
         call_ns = round(call_s * 1e9)
         start = self._clock()
         curve: list[CurvePoint] = []
+        judged = 0
 
         def spent_s() -> float:
             return before_s + self._clock() - start
 
-        while True:
-            ended_by = self._ended(plan, curve, len(networks), spent_s())
-            if ended_by:
-                break
+        while not (ended_by := self._ended(plan, curve, len(networks), spent_s())):
             began = self._clock()
             record = self.measure(len(networks), empty, plan, call_ns)
             record = replace(record, measured_in_s=self._clock() - began)
             journal.append(record)
             networks.append(record)
-            if len(networks) % plan.round == 0 and len(networks) >= 2 * plan.round:
-                mape, within = self._judge(networks[: -plan.round], networks[-plan.round :])
-                curve.append(CurvePoint(networks=len(networks) - plan.round, seconds=spent_s(), mape=mape, within_10=within))
+            if len(networks) - judged >= max(plan.round, judged // 4):
+                if judged:
+                    mape, within = self._judge(networks[:judged], networks[judged:])
+                    curve.append(CurvePoint(networks=judged, seconds=spent_s(), mape=mape, within_10=within))
+                judged = len(networks)
             report(Progress(networks=len(networks), seconds=spent_s(), error=curve[-1].mape if curve else None))
         profile = replace(empty, networks=tuple(networks), curve=tuple(curve), ended_by=ended_by, spent_s=spent_s())
         self._store.save(profile)
@@ -134,7 +140,9 @@ class Profiler:
             )
         for key, value in header.items():
             if found.get(key) != value:
-                raise UsageError(f"the unfinished profile of '{device}' has {key} '{found.get(key)}', this call '{value}'; give the same, or --restart")
+                raise UsageError(
+                    f"the unfinished profile of '{device}' has {key} '{found.get(key)}', this call '{value}'; give the same, or --restart"
+                )
         return networks, sum(network.measured_in_s for network in networks)
 
     @staticmethod
@@ -156,7 +164,7 @@ class Profiler:
         graph = self._space.graph(genotype, batch=empty.setting.batch)
         feed = graph.random_inputs(np.random.default_rng(index))
         session = self._runtime.build(graph, precision=empty.setting.precision)
-        samples = session.time(feed, plan.rule)
+        samples = self._undisturbed(lambda: session.time(feed, plan.rule), plan.retries)
         times = session.kernel_times(feed, plan.kernel_runs)
         total_ns = round(samples.p10_s * 1e9)
         call_ns = min(call_ns, total_ns // 2)
@@ -169,16 +177,17 @@ class Profiler:
             measured_in_s=0.0,
         )
 
+    @staticmethod
+    def _undisturbed(take: Callable[[], Samples], retries: int) -> Samples:
+        """Samples of grade A or B where the machine allows: taken again while it disturbs, the steadiest kept."""
+        best = take()
+        for _ in range(retries):
+            if best.grade != "C":
+                break
+            again = take()
+            best = min(best, again, key=lambda samples: samples.spread)
+        return best
+
     def genotype(self, index: int, seed: int) -> tuple[int, ...]:
         """The plan's network number `index`: its own random stream, so that a resumed plan goes on as it would have."""
         return self._space.canonical(self._space.sample(np.random.default_rng([seed, index])))
-
-
-def unseen(space: SearchSpace, rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
-    """An endless stream of networks of a space, none twice."""
-    seen: set[tuple[int, ...]] = set()
-    while True:
-        genotype = space.canonical(space.sample(rng))
-        if genotype not in seen:
-            seen.add(genotype)
-            yield genotype

@@ -12,6 +12,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class ProfileStore:
         key = profile.setting.key
         networks, kernels = _tables(profile.networks)
         path = self.folder / "profile.toml"
-        text = self._read_toml() if path.exists() else {"format": FORMAT, "settings": {}}
+        text: dict[str, Any] = self._read_toml() if path.exists() else {"format": FORMAT, "settings": {}}
         text["device"] = dict(profile.device)
         entry = {
             **asdict(profile.setting),
@@ -86,7 +87,7 @@ class ProfileStore:
             digest = hashlib.sha256()
             for name, table in (("networks", networks), ("kernels", kernels)):
                 file = self.folder / f"{name}-{key}.parquet"
-                write_atomically(file, lambda place, table=table: pq.write_table(table, place, compression="zstd"))
+                write_atomically(file, partial(pq.write_table, table, compression="zstd"))
                 digest.update(file.read_bytes())
             entry["digest"] = digest.hexdigest()
             text["settings"][key] = entry
@@ -113,7 +114,9 @@ class ProfileStore:
         try:
             tables = {name: pq.read_table(self.folder / f"{name}-{setting.key}.parquet") for name in ("networks", "kernels")}
         except (OSError, pa.ArrowException) as error:
-            raise FormatError(f"the tables of profile {setting.key} in '{self.folder}' cannot be read ({one_line(error)}); profile again") from error
+            raise FormatError(
+                f"the tables of profile {setting.key} in '{self.folder}' cannot be read ({one_line(error)}); profile again"
+            ) from error
         return Profile(
             setting=setting,
             space=entry["space"],
@@ -136,7 +139,9 @@ class ProfileStore:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise FormatError(f"'{path}' is damaged ({one_line(error)}); remove it and profile again") from error
         if text.get("format") != FORMAT:
-            raise FormatError(f"'{path}' has format {text.get('format')}, this hwnas reads {FORMAT}; use the hwnas that wrote it, or profile again")
+            raise FormatError(
+                f"'{path}' has format {text.get('format')}, this hwnas reads {FORMAT}; use the hwnas that wrote it, or profile again"
+            )
         return text
 
 
@@ -160,7 +165,10 @@ class Journal:
         """Adds a network; it is on the disk when this returns."""
         kernels = [[k.call.kernel.to_json(), list(k.call.nodes), k.call.output, k.nanoseconds] for k in network.kernels]
         row = {**_row(network), "kernels": kernels}
-        with disk_errors(self.path.parent, "what was measured before is kept; make room and run again with --resume"), self.path.open("a") as file:
+        with (
+            disk_errors(self.path.parent, "what was measured before is kept; make room and run again with --resume"),
+            self.path.open("a") as file,
+        ):
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())

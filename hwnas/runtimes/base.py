@@ -60,12 +60,9 @@ class Runtime(Protocol):
         threads: that compute.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def threads(self) -> int: ...
+    name: str
+    version: str
+    threads: int
 
     def build(self, model: Model, *, precision: str = "fp32") -> Session:
         """A session for a network.

@@ -52,7 +52,9 @@ def attribute(graph: Graph, optimized: Any, block: int) -> dict[str, KernelCall]
         aliases[node.output[0]] = value
         members = members_of(graph, value, owned)
         if not members:
-            raise GraphError(f"ONNX Runtime's node '{node.name}' ({node.op_type}) computes nothing of graph '{graph.name}' that others do not")
+            raise GraphError(
+                f"ONNX Runtime's node '{node.name}' ({node.op_type}) computes nothing of graph '{graph.name}' that others do not"
+            )
         owned.update(member.name for member in members)
         op = RENAMED.get(node.op_type, node.op_type)
         calls[node.name] = make_call(graph, members, op=op, layout=blocked if node.domain == NCHWC_DOMAIN else "nchw")

@@ -31,7 +31,9 @@ def channel_block(runtime: OrtRuntime) -> int:
         session = runtime.open(to_bytes(graph), profile=Path(folder, "profile"))
         session.run(None, graph.random_inputs(np.random.default_rng(0)))
         events = json.loads(Path(session.end_profiling()).read_text())
-    written = [next(iter(event["args"]["output_type_shape"][0].values()))[1] for event in events if event.get("args", {}).get("op_name") == "Conv"]
+    written = [
+        next(iter(event["args"]["output_type_shape"][0].values()))[1] for event in events if event.get("args", {}).get("op_name") == "Conv"
+    ]
     padded = written[0]
     return 1 if padded == _CHANNELS else 8 if padded % 16 else 16
 

@@ -1,0 +1,187 @@
+"""What a predictor sees of a kernel: one extractor, for training and for predicting.
+
+A kernel has a kind, which chooses its model, and local features, which depend on nothing but the kernel. What surrounds it
+in its network acts through the network's context (design.md, "Measuring in context").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.ir import Kernel, TensorSpec
+from hwnas.ir.cost import op_flops
+
+Matrix = NDArray[np.float64]
+
+ACTIVATIONS = ("", "Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu", "Gelu")
+FEATURES = (
+    "batch",
+    "channels_in",
+    "channels_out",
+    "height_in",
+    "height_out",
+    "width_out",
+    "window",
+    "stride",
+    "dilation",
+    "groups",
+    "residual",
+    "activation",
+    "blocked",
+    "flops",
+    "weight_numel",
+    "input_numel",
+    "output_numel",
+    "flops_per_byte",
+)
+CONTEXT = ("weight_bytes", "largest_activation_bytes", "kernels", "sum_of_kernels")
+SCHEMA = hashlib.sha256(repr((FEATURES, CONTEXT, ACTIVATIONS)).encode()).hexdigest()[:12]
+"""Changes whenever a column does: a predictor whose card has another schema is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A kernel as a predictor sees it.
+
+    Attributes:
+        kind: which model answers for it.
+        values: in the order of `FEATURES`.
+        flops: of the kernel.
+        bytes: that it reads and writes, weights included.
+        weight_bytes: of its weights alone.
+        activation_bytes: of its inputs and outputs.
+    """
+
+    kind: str
+    values: tuple[float, ...]
+    flops: float
+    bytes: float
+    weight_bytes: float
+    activation_bytes: float
+
+
+def kind_of(kernel: Kernel) -> str:
+    """The model that answers for a kernel.
+
+    >>> x = TensorSpec((1, 8, 4, 4))
+    >>> kind_of(Kernel(op="Relu", inputs=(x,), outputs=(x,)))
+    'Relu'
+    """
+    if kernel.op in ("Conv", "ConvTranspose"):
+        group = int(kernel.attr("group", 1))  # type: ignore[call-overload]
+        weight = kernel.weights[0].shape
+        shape = (
+            "depthwise" if group > 1 and weight[1] == 1 else "grouped" if group > 1 else "pointwise" if prod(weight[2:]) == 1 else "dense"
+        )
+        return f"{kernel.op}-{shape}"
+    return kernel.op
+
+
+@lru_cache(maxsize=200_000)
+def describe(kernel: Kernel) -> Described:
+    """Kind and local features of a kernel; remembered, since networks of a space share most of theirs."""
+    data, out = kernel.inputs[0], kernel.outputs[0]
+    flops = float(max(op_flops(kernel.op, kernel.attrs, (*kernel.inputs, *kernel.weights), kernel.outputs), out.numel))
+    weights = float(sum(spec.numel for spec in kernel.weights))
+    reads = float(sum(spec.numel for spec in kernel.inputs))
+    writes = float(sum(spec.numel for spec in kernel.outputs))
+    weight_bytes = float(sum(spec.nbytes for spec in kernel.weights))
+    activation_bytes = float(sum(spec.nbytes for spec in (*kernel.inputs, *kernel.outputs)))
+    volume = weight_bytes + activation_bytes
+    window = prod(kernel.weights[0].shape[2:]) if kernel.weights else prod(_ints(kernel, "kernel_shape"))
+    activation = next((op for op in kernel.fused if op in ACTIVATIONS), "")
+    values = (
+        float(data.shape[0]),
+        float(_axis(data, 1)),
+        float(_axis(out, 1)),
+        float(_axis(data, 2)),
+        float(_axis(out, 2)),
+        float(_axis(out, 3)),
+        float(window),
+        float(prod(_ints(kernel, "strides"))),
+        float(prod(_ints(kernel, "dilations"))),
+        float(kernel.attr("group", 1)),  # type: ignore[arg-type]
+        float(len(kernel.inputs) - 1),
+        float(ACTIVATIONS.index(activation)),
+        float(kernel.layout != "nchw"),
+        flops,
+        weights,
+        reads,
+        writes,
+        flops / volume,
+    )
+    return Described(
+        kind=kind_of(kernel), values=values, flops=flops, bytes=volume, weight_bytes=weight_bytes, activation_bytes=activation_bytes
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """The kernels of many networks as arrays, row by row.
+
+    Attributes:
+        kinds: name of each row's model, [rows].
+        values: features, [rows, len(FEATURES)].
+        flops: [rows].
+        bytes: [rows].
+        owner: index of the network that each row belongs to, [rows], ascending.
+        context: of each network: bytes of all weights, bytes of the largest activation, number of kernels; [networks, 3].
+    """
+
+    kinds: NDArray[np.str_]
+    values: Matrix
+    flops: Matrix
+    bytes: Matrix
+    owner: NDArray[np.int64]
+    context: Matrix
+
+    @property
+    def networks(self) -> int:
+        """Number of networks."""
+        return len(self.context)
+
+    def total(self, rows: Matrix) -> Matrix:
+        """The sum of a value of each row, per network."""
+        sums: Matrix = np.bincount(self.owner, rows, self.networks).astype(np.float64)
+        return sums
+
+    def take(self, networks: NDArray[np.int64]) -> Table:
+        """The rows of some networks, given by ascending index."""
+        rows = np.isin(self.owner, networks)
+        renumbered = np.searchsorted(networks, self.owner[rows])
+        return Table(self.kinds[rows], self.values[rows], self.flops[rows], self.bytes[rows], renumbered, self.context[networks])
+
+
+def tabulate(networks: Sequence[Sequence[Kernel]]) -> Table:
+    """The table of networks given by their kernels; every network needs at least one."""
+    rows = [describe(kernel) for kernels in networks for kernel in kernels]
+    owner = np.repeat(np.arange(len(networks)), [len(kernels) for kernels in networks])
+    weight_bytes = np.array([row.weight_bytes for row in rows])
+    activation_bytes = np.array([row.activation_bytes for row in rows])
+    starts = np.searchsorted(owner, np.arange(len(networks)))
+    context = np.column_stack(
+        [np.add.reduceat(weight_bytes, starts), np.maximum.reduceat(activation_bytes, starts), np.bincount(owner, minlength=len(networks))]
+    )
+    return Table(
+        kinds=np.array([row.kind for row in rows]),
+        values=np.array([row.values for row in rows]),
+        flops=np.array([row.flops for row in rows]),
+        bytes=np.array([row.bytes for row in rows]),
+        owner=owner,
+        context=context,
+    )
+
+
+def _axis(spec: TensorSpec, axis: int) -> int:
+    return spec.shape[axis] if len(spec.shape) > axis else 1
+
+
+def _ints(kernel: Kernel, key: str) -> Sequence[int]:
+    return kernel.attr(key, (1,))  # type: ignore[return-value]

@@ -1,0 +1,312 @@
+"""Learning a device's latency: XGBoost per kind of kernel, a small correction per network, a conformal interval.
+
+First stage: log(time / roofline) of a kernel from its local features, so that equal kernels are predicted once however many
+networks share them. Second stage: what a network's context does to the sum of its kernels, a robust ridge regression on four
+network-level numbers (design.md, "Prediction at population speed"). It is fitted on cross-fitted sums: each network's sum
+comes from models that did not see it. The interval comes from residuals that neither stage saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import MeasurementError, require
+from hwnas.ir import Kernel
+from hwnas.predict.conformal import quantile
+from hwnas.predict.features import Matrix, Table, tabulate
+from hwnas.predict.roofline import Roofline
+from hwnas.profiling import NetworkRecord
+
+LEVEL = 0.9
+FOLDS = 5
+LEAST_NETWORKS = 20  # a 90 % interval needs 9 residuals; below this the cross-fit has nothing to learn from
+TREES = 400
+PARAMETERS: Mapping[str, Any] = {
+    "objective": "reg:squarederror",
+    "max_depth": 5,
+    "eta": 0.05,
+    "subsample": 0.7,
+    "colsample_bynode": 0.7,
+    "min_child_weight": 8,
+    "tree_method": "hist",
+    "nthread": 1,  # the tables are small: more threads wait for each other
+    "seed": 0,
+}
+LEAST_TIME_S = 3e-7  # below the profiler's resolution
+RIDGE = 1.0
+HUBER = 2.0  # residuals beyond so many robust deviations count less
+REACH = 2.0  # a size counts as covered up to this factor beyond what was measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindModel:
+    """The model of one kind of kernel.
+
+    Attributes:
+        booster: predicts log(time / roofline).
+        rows: kernels that it learned from.
+        low: smallest flops and bytes among them.
+        high: largest flops and bytes among them.
+    """
+
+    booster: Any
+    rows: int
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+    def covers(self, flops: Matrix, moved: Matrix) -> NDArray[np.bool_]:
+        """Which kernels are of sizes that were measured, give or take a factor of `REACH`."""
+        covered: NDArray[np.bool_] = np.ones(len(flops), bool)
+        for sizes, low, high in zip((flops, moved), self.low, self.high, strict=True):
+            covered &= (sizes >= low / REACH) & (sizes <= high * REACH)
+        return covered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """The second stage: log(latency / sum of kernels) as a linear function of standardised context.
+
+    Attributes:
+        mean: of each column.
+        scale: standard deviation of each column.
+        weights: intercept first.
+        low: smallest value of each column on which it was fitted; outside, the context is held at the edge.
+        high: largest.
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @staticmethod
+    def columns(context: Matrix, sums: Matrix) -> Matrix:
+        """Log of weight bytes, of the largest activation, of the number of kernels, of the sum itself; [networks, 4]."""
+        columns: Matrix = np.log(np.column_stack([np.maximum(context, 1.0), sums]))
+        return columns
+
+    @classmethod
+    def fit(cls, context: Matrix, sums: Matrix, latency: Matrix) -> Correction:
+        """Ridge regression, iteratively reweighted (Huber) so that a disturbed measurement does not bend it."""
+        columns = cls.columns(context, sums)
+        mean, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), 1e-9)
+        design = np.column_stack([np.ones(len(columns)), (columns - mean) / scale])
+        target = np.log(latency / sums)
+        penalty = np.diag([0.0, *[RIDGE] * columns.shape[1]])
+        weight = np.ones(len(target))
+        for _ in range(5):
+            solution = np.linalg.solve(design.T @ (design * weight[:, None]) + penalty, design.T @ (weight * target))
+            residual = np.abs(target - design @ solution)
+            deviation = 1.4826 * np.median(residual) + 1e-9
+            weight = np.minimum(1.0, HUBER * deviation / np.maximum(residual, 1e-12))
+        return cls(
+            mean=tuple(mean.tolist()),
+            scale=tuple(scale.tolist()),
+            weights=tuple(solution.tolist()),
+            low=tuple(columns.min(axis=0).tolist()),
+            high=tuple(columns.max(axis=0).tolist()),
+        )
+
+    def apply(self, context: Matrix, sums: Matrix) -> Matrix:
+        """Latency in s from context and sums of kernels in s."""
+        columns = np.clip(self.columns(context, sums), self.low, self.high)
+        standard = (columns - np.array(self.mean)) / np.array(self.scale)
+        corrected: Matrix = sums * np.exp(self.weights[0] + standard @ np.array(self.weights[1:]))
+        return corrected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """How good predictions of networks are that the models did not see.
+
+    Attributes:
+        networks: how many.
+        mape: mean absolute relative error.
+        within_5: share within 5 %.
+        within_10: share within 10 %.
+        coverage: share inside the interval, each network's interval made from the others' residuals.
+    """
+
+    networks: int
+    mape: float
+    within_5: float
+    within_10: float
+    coverage: float
+
+    @classmethod
+    def of(cls, predicted: Matrix, latency: Matrix, level: float = LEVEL) -> HeldOut:
+        """From predictions and measurements of the same networks."""
+        error = np.abs(predicted / latency - 1)
+        residual = np.abs(np.log(latency / predicted))
+        inside = [residual[i] <= quantile(np.delete(residual, i), level) for i in range(len(residual))]
+        return cls(
+            networks=len(latency),
+            mape=float(error.mean()),
+            within_5=float(np.mean(error <= 0.05)),
+            within_10=float(np.mean(error <= 0.10)),
+            coverage=float(np.mean(inside)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyModel:
+    """What was learned of a setting.
+
+    Attributes:
+        kinds: a model per kind of kernel.
+        roofline: scale of the targets.
+        correction: per network.
+        call_s: of an empty call.
+        half_width: conformal half width of log(latency / prediction).
+        typical: median of time / roofline over all kernels, which stands in for kinds that are not covered.
+        held_out: cross-fitted figures.
+    """
+
+    kinds: Mapping[str, KindModel]
+    roofline: Roofline
+    correction: Correction
+    call_s: float
+    half_width: float
+    typical: float
+    held_out: HeldOut
+
+    def kernel_times(self, table: Table) -> tuple[Matrix, NDArray[np.bool_]]:
+        """Time of every row in s, and whether it is covered; rows that are not are scaled from the roofline."""
+        return first_stage(self.kinds, self.roofline, self.typical, table)
+
+    def latency(self, table: Table) -> Matrix:
+        """Latency of every network in s."""
+        times, _ = self.kernel_times(table)
+        return self.correction.apply(table.context, self.call_s + table.total(times))
+
+
+def first_stage(kinds: Mapping[str, KindModel], roofline: Roofline, typical: float, table: Table) -> tuple[Matrix, NDArray[np.bool_]]:
+    """Time of every kernel in s from its local features, and whether its kind and size were measured."""
+    xgboost = require("xgboost")
+    bound = roofline.time_s(table.flops, table.bytes)
+    factor = np.full(len(bound), typical)
+    covered = np.zeros(len(bound), bool)
+    for kind in np.unique(table.kinds):
+        model = kinds.get(str(kind))
+        if model is None:
+            continue
+        rows = table.kinds == kind
+        factor[rows] = np.exp(model.booster.predict(xgboost.DMatrix(table.values[rows], nthread=1)))
+        covered[rows] = model.covers(table.flops[rows], table.bytes[rows])
+    return bound * factor, covered
+
+
+def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline) -> dict[str, KindModel]:
+    """The first stage: a booster per kind from kernels with their times in s."""
+    xgboost = require("xgboost")
+    target = np.log(np.maximum(seconds, LEAST_TIME_S) / roofline.time_s(table.flops, table.bytes))
+    models = {}
+    for kind in np.unique(table.kinds):
+        rows = table.kinds == kind
+        data = xgboost.DMatrix(table.values[rows], target[rows], nthread=1)
+        count = int(rows.sum())
+        parameters = {
+            **PARAMETERS,
+            "min_child_weight": min(PARAMETERS["min_child_weight"], max(1, count // 10)),
+            "base_score": float(target[rows].mean()),
+        }
+        sizes = np.column_stack([table.flops[rows], table.bytes[rows]])
+        models[str(kind)] = KindModel(
+            booster=xgboost.train(parameters, data, num_boost_round=TREES),
+            rows=count,
+            low=tuple(sizes.min(axis=0).tolist()),
+            high=tuple(sizes.max(axis=0).tolist()),
+        )
+    return models
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """A profile as arrays.
+
+    Attributes:
+        table: of all networks' kernels.
+        seconds: attributed time of each row.
+        latency: end-to-end p10 of each network in s.
+        call_s: of an empty call.
+    """
+
+    table: Table
+    seconds: Matrix
+    latency: Matrix
+    call_s: float
+
+    @classmethod
+    def of(cls, networks: Sequence[NetworkRecord]) -> Training:
+        """From measured networks."""
+        kernels: list[list[Kernel]] = [[record.call.kernel for record in network.kernels] for network in networks]
+        return cls(
+            table=tabulate(kernels),
+            seconds=np.array([record.nanoseconds for network in networks for record in network.kernels]) * 1e-9,
+            latency=np.array([network.latency_s for network in networks]),
+            call_s=float(np.median([network.call_ns for network in networks])) * 1e-9,
+        )
+
+    def take(self, networks: NDArray[np.int64]) -> Training:
+        """Some of the networks, by ascending index."""
+        return Training(self.table.take(networks), self.seconds[np.isin(self.table.owner, networks)], self.latency[networks], self.call_s)
+
+
+def fit(networks: Sequence[NetworkRecord], roofline: Roofline) -> LatencyModel:
+    """Learns a setting from its measured networks.
+
+    Raises:
+        MeasurementError: there are fewer than `LEAST_NETWORKS`.
+    """
+    if len(networks) < LEAST_NETWORKS:
+        raise MeasurementError(
+            f"a predictor needs at least {LEAST_NETWORKS} measured networks, the profile has {len(networks)}; profile longer"
+        )
+    data = Training.of(networks)
+    typical = float(np.median(data.seconds / roofline.time_s(data.table.flops, data.table.bytes)))
+    everyone = np.arange(len(networks))
+    fold = everyone % FOLDS
+    sums = np.empty(len(networks))
+    for k in range(FOLDS):
+        train, test = everyone[fold != k], data.table.take(everyone[fold == k])
+        part = data.take(train)
+        times, _ = first_stage(fit_kinds(part.table, part.seconds, roofline), roofline, typical, test)
+        sums[fold == k] = data.call_s + test.total(times)
+    crossed = np.empty(len(networks))
+    for k in range(FOLDS):
+        train, test = fold != k, fold == k
+        correction = Correction.fit(data.table.context[train], sums[train], data.latency[train])
+        crossed[test] = correction.apply(data.table.context[test], sums[test])
+    return LatencyModel(
+        kinds=fit_kinds(data.table, data.seconds, roofline),
+        roofline=roofline,
+        correction=Correction.fit(data.table.context, sums, data.latency),
+        call_s=data.call_s,
+        half_width=quantile(np.abs(np.log(data.latency / crossed)), LEVEL),
+        typical=typical,
+        held_out=HeldOut.of(crossed, data.latency),
+    )
+
+
+def judge(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord], roofline: Roofline) -> HeldOut:
+    """A quick look at how good a predictor some networks make, while profiling goes on.
+
+    The kernels are learned from the first two thirds of them, the correction from the rest: one fit instead of six, and a
+    little pessimistic.
+    """
+    data, unseen = Training.of(train), Training.of(test)
+    cut = max(1, len(train) * 2 // 3)
+    first, second = data.take(np.arange(cut)), data.take(np.arange(cut, len(train)))
+    models = fit_kinds(first.table, first.seconds, roofline)
+
+    def sums(table: Table) -> Matrix:
+        return data.call_s + table.total(first_stage(models, roofline, 1.0, table)[0])
+
+    correction = Correction.fit(second.table.context, sums(second.table), second.latency)
+    return HeldOut.of(correction.apply(unseen.table.context, sums(unseen.table)), unseen.latency)

@@ -1,0 +1,160 @@
+"""From a graph to an estimate: a fitted model together with how its runtime fuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hwnas.errors import UncoveredKernelError, UsageError
+from hwnas.ir import Graph, KernelCall
+from hwnas.predict.conformal import quantile
+from hwnas.predict.estimate import Estimate
+from hwnas.predict.features import Matrix, tabulate
+from hwnas.predict.model import LEVEL, LatencyModel
+from hwnas.profiling import Setting
+from hwnas.runtimes.registry import fuser
+
+UNKNOWN = 3.0  # what is not covered may take so many times more or less than the roofline suggests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelEstimate:
+    """A kernel's part in a prediction.
+
+    Attributes:
+        call: the kernel and the nodes that it computes.
+        seconds: predicted; the parts and the call overhead add up to the network's value.
+        share: of the network's value.
+        covered: whether its kind and size were measured.
+        bound: what limits it by its roofline: `compute`, `memory` or `overhead`.
+    """
+
+    call: KernelCall
+    seconds: float
+    share: float
+    covered: bool
+    bound: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """Predicts latency for one setting.
+
+    Attributes:
+        setting: device, runtime, threads, batch, precision.
+        block: channels per block of the runtime's layout on that device.
+        model: what was learned.
+        space: whose networks it learned from.
+        fingerprint: of the device that was measured.
+        profile_digest: SHA-256 of the tables that it learned from.
+        environment: versions under which they were measured.
+        digest: SHA-256 of the predictor's own files, empty until it is stored.
+    """
+
+    setting: Setting
+    block: int
+    model: LatencyModel
+    space: str
+    fingerprint: str
+    profile_digest: str
+    environment: Mapping[str, str]
+    digest: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where an estimate comes from, for people."""
+        return f"predicted from profile {self.setting.device}/{self.setting.key} ({self.space})"
+
+    def kernels(self, graph: Graph) -> tuple[KernelCall, ...]:
+        """The kernels that the runtime makes of a graph."""
+        return fuser(self.setting.runtime)(graph, self.block)
+
+    def estimate(self, graphs: Sequence[Graph], *, strict: bool = False) -> list[Estimate]:
+        """Latency of networks, in their order; all kernels are predicted in one batch per kind.
+
+        Args:
+            graphs: networks of this setting's batch size.
+            strict: refuse instead of falling back to the roofline.
+
+        Raises:
+            UncoveredKernelError: in strict mode, for a kernel whose kind or size was not measured.
+            UsageError: a network's batch differs from the setting's.
+        """
+        if not graphs:
+            return []
+        for graph in graphs:
+            self._check_batch(graph)
+        calls = [self.kernels(graph) for graph in graphs]
+        table = tabulate([[call.kernel for call in network] for network in calls])
+        times, covered = self.model.kernel_times(table)
+        if strict and not covered.all():
+            first = int(np.flatnonzero(~covered)[0])
+            call = [call for network in calls for call in network][first]
+            raise UncoveredKernelError(
+                f"'{self.setting.device}' was not profiled for kernel '{table.kinds[first]}' of this size (node '{call.nodes[0]}'); "
+                f"profile a space that has it, or drop --strict"
+            )
+        sums = self.model.call_s + table.total(times)
+        known = 1 - table.total(np.where(covered, 0.0, times)) / sums
+        values = self.model.correction.apply(table.context, sums)
+        return [self._bounded(float(value), float(share)) for value, share in zip(values, np.clip(known, 0.0, 1.0), strict=True)]
+
+    def _bounded(self, value: float, coverage: float) -> Estimate:
+        half = float(np.exp(self.model.half_width))
+        known, unknown = value * coverage, value * (1 - coverage)
+        return Estimate(
+            value=value,
+            low=known / half + unknown / UNKNOWN,
+            high=known * half + unknown * UNKNOWN,
+            unit="s",
+            coverage=coverage,
+            source=self.source,
+        )
+
+    def _check_batch(self, graph: Graph) -> None:
+        for name, spec in graph.inputs.items():
+            if spec.shape and spec.shape[0] != self.setting.batch:
+                raise UsageError(
+                    f"input '{name}' of '{graph.name}' has batch {spec.shape[0]}, this predictor answers for {self.setting.batch}; "
+                    f"give --batch {spec.shape[0]} (and profile with it)"
+                )
+
+    def explain(self, graph: Graph) -> list[KernelEstimate]:
+        """Every kernel's part in the prediction of a network, in execution order."""
+        self._check_batch(graph)
+        calls = self.kernels(graph)
+        table = tabulate([[call.kernel for call in calls]])
+        times, covered = self.model.kernel_times(table)
+        total = float(self.model.correction.apply(table.context, np.array([self.model.call_s + times.sum()]))[0])
+        scaled = times * total / (self.model.call_s + times.sum())
+        roofline = self.model.roofline
+        compute, memory = table.flops / roofline.flops_per_s, table.bytes / roofline.bytes_per_s
+        bounds = np.where(np.maximum(compute, memory) < roofline.floor_s, "overhead", np.where(compute >= memory, "compute", "memory"))
+        return [
+            KernelEstimate(
+                call=call, seconds=float(scaled[i]), share=float(scaled[i] / total), covered=bool(covered[i]), bound=str(bounds[i])
+            )
+            for i, call in enumerate(calls)
+        ]
+
+    def recalibrated(self, predicted: Matrix, measured: Matrix) -> Predictor:
+        """This predictor after networks were measured that a search chose with it.
+
+        A search finds what the predictor under-predicts, so its winners are not exchangeable with the profile's networks.
+        Their median error moves every prediction, and the interval never narrows: its half width is at least the conformal
+        one of the winners themselves, or, while they are too few for that, their largest error.
+
+        Args:
+            predicted: latency of the networks as this predictor gave it, in s.
+            measured: p10 of the same networks, in s.
+        """
+        log_ratio = np.log(np.asarray(measured) / np.asarray(predicted))
+        shift = float(np.median(log_ratio))
+        left = np.abs(log_ratio - shift)
+        own = quantile(left, LEVEL)
+        half_width = max(self.model.half_width, own if np.isfinite(own) else float(left.max()))
+        intercept, *rest = self.model.correction.weights
+        correction = replace(self.model.correction, weights=(intercept + shift, *rest))
+        return replace(self, model=replace(self.model, correction=correction, half_width=half_width), digest="")

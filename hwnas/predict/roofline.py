@@ -1,0 +1,31 @@
+"""The time that a kernel cannot beat: what predictors learn relative to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwnas.predict.features import Matrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roofline:
+    """A device as two slopes and a floor (Williams, Waterman and Patterson, 2009).
+
+    It sets the scale of the target, log(time / roofline): a model that leaves the sizes it has seen goes on in proportion to it.
+
+    Attributes:
+        flops_per_s: peak rate of the threads that compute.
+        bytes_per_s: of memory.
+        floor_s: least time of any kernel.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+    floor_s: float = 1e-6
+
+    def time_s(self, flops: Matrix, moved: Matrix) -> Matrix:
+        """Per kernel: the larger of the time to compute and the time to move its bytes, above the floor; in s."""
+        bound: Matrix = np.maximum(flops / self.flops_per_s, moved / self.bytes_per_s) + self.floor_s
+        return bound

@@ -1,0 +1,165 @@
+"""Predictors on disk: `card.toml`, which people read, and one XGBoost `.ubj` file per kind of kernel, loaded when first asked."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from hwnas.assets import Workspace, disk_errors, write_atomically
+from hwnas.errors import FormatError, NotFoundError, one_line, require
+from hwnas.predict.features import SCHEMA
+from hwnas.predict.model import Correction, HeldOut, KindModel, LatencyModel
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.roofline import Roofline
+from hwnas.profiling import Setting
+
+FORMAT = 1
+TARGET = "latency"
+
+
+class LazyBooster:
+    """A booster that is read from its file at the first prediction."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._booster: Any = None
+
+    def predict(self, data: Any) -> Any:
+        """As `xgboost.Booster.predict`."""
+        if self._booster is None:
+            xgboost = require("xgboost")
+            booster = xgboost.Booster({"nthread": 1})
+            try:
+                booster.load_model(self._path)
+            except xgboost.core.XGBoostError as error:
+                raise FormatError(f"'{self._path}' cannot be read ({one_line(error)[:120]}); run 'hwnas fit' again") from error
+            self._booster = booster
+        return self._booster.predict(data)
+
+
+def folder_of(tree: Path, setting: Setting) -> Path:
+    """Where the predictor of a setting lies in a `predictors/` tree."""
+    return tree / setting.device / TARGET / setting.key
+
+
+def save(predictor: Predictor, tree: Path) -> Path:
+    """Writes a predictor; its card last, so that a card always has its models beside it.
+
+    Returns:
+        The folder of the predictor.
+
+    Raises:
+        DiskError: the disk refuses.
+    """
+    folder = folder_of(tree, predictor.setting)
+    model = predictor.model
+    kinds: dict[str, Any] = {}
+    with disk_errors(folder, "make room or give another place with --home"):
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        for kind, part in sorted(model.kinds.items()):
+            raw = bytes(part.booster.save_raw("ubj"))
+            digest.update(raw)
+            write_atomically(folder / f"{kind}.ubj", partial(Path.write_bytes, data=raw))
+            kinds[kind] = {"rows": part.rows, "low": list(part.low), "high": list(part.high)}
+        card = {
+            "format": FORMAT,
+            "target": TARGET,
+            "unit": "s",
+            "statistic": "p10",
+            "schema": SCHEMA,
+            "space": predictor.space,
+            "fingerprint": predictor.fingerprint,
+            "profile_digest": predictor.profile_digest,
+            "digest": digest.hexdigest(),
+            "block": predictor.block,
+            "call_s": model.call_s,
+            "half_width": model.half_width,
+            "typical": model.typical,
+            "setting": asdict(predictor.setting),
+            "environment": dict(predictor.environment),
+            "held_out": asdict(model.held_out),
+            "roofline": asdict(model.roofline),
+            "correction": {key: list(value) for key, value in asdict(model.correction).items()},
+            "kinds": kinds,
+        }
+        write_atomically(folder / "card.toml", lambda place: place.write_text(tomli_w.dumps(card)))
+    return folder
+
+
+def load(workspace: Workspace, setting: Setting) -> Predictor:
+    """The predictor of a setting: the workspace's own, else the one that ships.
+
+    Raises:
+        NotFoundError: there is none; says what there is and how to get one.
+        FormatError: its files are damaged, or of a version or feature schema that this hwnas does not read.
+    """
+    for tree in workspace.look_up("predictors"):
+        folder = folder_of(tree, setting)
+        if (folder / "card.toml").is_file():
+            return _read(folder, setting)
+    known = sorted({f"{found.device} {found.key}" for found in available(workspace)})
+    there = f"there are: {', '.join(known)}" if known else "there is none yet"
+    raise NotFoundError(
+        f"no latency predictor for '{setting.device}' with {setting.key}; {there}; run 'hwnas profile --device {setting.device} "
+        f"--threads {setting.threads} --batch {setting.batch}'"
+    )
+
+
+def available(workspace: Workspace) -> Iterator[Setting]:
+    """The settings that have a predictor."""
+    for tree in workspace.look_up("predictors"):
+        for card in sorted(tree.glob(f"*/{TARGET}/*/card.toml")):
+            yield Setting(**_card(card)["setting"])
+
+
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        card = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"'{path}' is damaged ({one_line(error)}); run 'hwnas fit' again") from error
+    if card.get("format") != FORMAT:
+        raise FormatError(f"'{path}' has format {card.get('format')}, this hwnas reads {FORMAT}; run 'hwnas fit' again")
+    return card
+
+
+def _read(folder: Path, setting: Setting) -> Predictor:
+    card = _card(folder / "card.toml")
+    if card["schema"] != SCHEMA:
+        raise FormatError(
+            f"'{folder}' was learned with features {card['schema']}, this hwnas has {SCHEMA}; "
+            f"run 'hwnas fit --device {setting.device}' again"
+        )
+    missing = [kind for kind in card["kinds"] if not (folder / f"{kind}.ubj").is_file()]
+    if missing:
+        raise FormatError(f"'{folder}' lacks the model '{missing[0]}.ubj'; run 'hwnas fit --device {setting.device}' again")
+    kinds = {
+        kind: KindModel(booster=LazyBooster(folder / f"{kind}.ubj"), rows=part["rows"], low=tuple(part["low"]), high=tuple(part["high"]))
+        for kind, part in card["kinds"].items()
+    }
+    model = LatencyModel(
+        kinds=kinds,
+        roofline=Roofline(**card["roofline"]),
+        correction=Correction(**{key: tuple(value) for key, value in card["correction"].items()}),
+        call_s=card["call_s"],
+        half_width=card["half_width"],
+        typical=card["typical"],
+        held_out=HeldOut(**card["held_out"]),
+    )
+    return Predictor(
+        setting=setting,
+        block=card["block"],
+        model=model,
+        space=card["space"],
+        fingerprint=card["fingerprint"],
+        profile_digest=card["profile_digest"],
+        environment=card["environment"],
+        digest=card["digest"],
+    )

@@ -1,0 +1,74 @@
+"""The runtimes that hwnas can drive, and whether they work on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hwnas.errors import HwnasError, UsageError, did_you_mean
+from hwnas.ir import Graph, KernelCall
+from hwnas.runtimes.base import Runtime
+from hwnas.runtimes.ort_fusion import fuse
+
+Fuser = Callable[[Graph, int], tuple[KernelCall, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Whether a runtime works here.
+
+    Attributes:
+        name: of the runtime.
+        version: of its library, empty where it is not installed.
+        problem: why it does not work, empty where it does.
+    """
+
+    name: str
+    version: str
+    problem: str
+
+
+def _onnxruntime(threads: int) -> Runtime:
+    from hwnas.runtimes.ort import OrtRuntime
+
+    return OrtRuntime(threads)
+
+
+_MAKERS: Mapping[str, Callable[[int], Runtime]] = {"onnxruntime-cpu": _onnxruntime}
+_FUSERS: Mapping[str, Fuser] = {"onnxruntime-cpu": fuse}
+_DEFAULT = {"cpu": "onnxruntime-cpu"}
+
+
+def make(name: str, threads: int) -> Runtime:
+    """The runtime of that name.
+
+    Raises:
+        UsageError: hwnas has no such runtime.
+        MissingExtraError: its library is not installed.
+    """
+    if name not in _MAKERS:
+        raise UsageError(f"unknown runtime '{name}'{did_you_mean(name, _MAKERS)}; this version has: {', '.join(_MAKERS)}")
+    return _MAKERS[name](threads)
+
+
+def default(device: str) -> str:
+    """The runtime that measures a device unless another is asked for."""
+    if device not in _DEFAULT:
+        raise UsageError(f"this version of hwnas has no runtime for '{device}'; it measures: {', '.join(_DEFAULT)}")
+    return _DEFAULT[device]
+
+
+def fuser(name: str) -> Fuser:
+    """Tells a runtime's kernels from the graph alone: a function of graph and channel block."""
+    return _FUSERS[name]
+
+
+def statuses() -> tuple[Status, ...]:
+    """Every runtime with its version, or why it does not work here."""
+    found = []
+    for name, maker in _MAKERS.items():
+        try:
+            found.append(Status(name=name, version=maker(1).version, problem=""))
+        except HwnasError as error:
+            found.append(Status(name=name, version="", problem=str(error)))
+    return tuple(found)
