@@ -64,6 +64,15 @@ class Runtime(Protocol):
     version: str
     threads: int
 
+    @property
+    def block(self) -> int:
+        """Channels per block of the layout in which its convolutions work on this device; 1 where there is none."""
+        ...
+
+    def call_s(self) -> float:
+        """What a call costs that computes next to nothing, in s."""
+        ...
+
     def build(self, model: Model, *, precision: str = "fp32") -> Session:
         """A session for a network.
 

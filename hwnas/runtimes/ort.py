@@ -152,6 +152,12 @@ class OrtRuntime:
 
         return channel_block(self)
 
+    def call_s(self) -> float:
+        """p10 of a network of one element-wise operator on one element, in s."""
+        from hwnas.runtimes.ort_probe import call_overhead_s
+
+        return call_overhead_s(self)
+
 
 def _cpus(threads: int) -> list[int]:
     """The processors to use: the highest-numbered ones allowed, since interrupts are mostly served by the first."""

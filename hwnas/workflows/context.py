@@ -1,0 +1,58 @@
+"""What every verb needs: the setting, its runtime, the software that figures depend on."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+from hwnas import __version__
+from hwnas.devices import Device, find
+from hwnas.errors import UsageError
+from hwnas.predict.roofline import Roofline
+from hwnas.profiling import Profile, Setting
+from hwnas.runtimes import registry
+from hwnas.runtimes.base import Runtime
+
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "torch", "xgboost-cpu", "pymoo", "scikit-learn")
+
+
+def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, batch: int = 1, precision: str = "fp32") -> Setting:
+    """The setting that a call asks for.
+
+    Raises:
+        UsageError: for an impossible number of threads or images, or a device that has no runtime here.
+    """
+    if threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {threads}")
+    if batch < 1:
+        raise UsageError(f"--batch must be at least 1, got {batch}")
+    return Setting(device=device, runtime=runtime or registry.default(device), threads=threads, batch=batch, precision=precision)
+
+
+def device_and_runtime(device: str, *, threads: int, batch: int) -> tuple[Device, Runtime, Setting]:
+    """The device, if it is here, with the runtime that measures it.
+
+    Raises:
+        DeviceUnavailable: the device is not on this machine.
+    """
+    found = find(device)
+    setting = setting_of(device, threads=threads, batch=batch)
+    return found, registry.make(setting.runtime, threads), setting
+
+
+def versions() -> dict[str, str]:
+    """Versions of what figures depend on, those installed."""
+    found = {"hwnas": __version__, "python": platform.python_version(), "os": f"{platform.system()} {platform.release()}"}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def roofline_of(profile: Profile) -> Roofline:
+    """The roofline of the threads that a profile used."""
+    peaks, units = profile.device["peak_flops"], profile.device["units"]
+    share = profile.setting.threads / int(units)  # type: ignore[call-overload]
+    return Roofline.of(peak_flops=float(peaks["fp32"]) * share)  # type: ignore[index]

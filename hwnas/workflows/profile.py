@@ -1,0 +1,94 @@
+"""`hwnas profile` and `hwnas fit`: measure a device, learn it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hwnas import spaces
+from hwnas.assets import Workspace
+from hwnas.predict import Predictor, store
+from hwnas.predict.model import fit, judge
+from hwnas.profiling import NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
+from hwnas.workflows.context import device_and_runtime, roofline_of, versions
+
+Start = Literal["new", "resume", "restart"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiled:
+    """What came of profiling: the measurements and what was learned from them."""
+
+    profile: Profile
+    predictor: Predictor
+
+
+def profile(
+    workspace: Workspace,
+    *,
+    device: str,
+    space: str = "mobilenet",
+    threads: int = 1,
+    batch: int = 1,
+    seed: int = 0,
+    plan: Plan,
+    start: Start = "new",
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Profiled:
+    """Measures networks of a space on a device until the plan ends, then learns them.
+
+    Raises:
+        DeviceUnavailable: the device is not here.
+        UsageError: an unfinished profile is there and `start` is `new`, or it does not fit this call.
+        MeasurementError: too little was measured to learn from.
+    """
+    found, runtime, setting = device_and_runtime(device, threads=threads, batch=batch)
+    chosen = spaces.load(space)
+    folder = ProfileStore(workspace.profiles / device)
+    if start == "restart":
+        folder.journal(setting).remove()
+    empty = Profile(
+        setting=setting,
+        space=space,
+        seed=seed,
+        fingerprint=found.spec.fingerprint,
+        device=found.spec.as_dict(),
+        environment=versions(),
+        block=runtime.block,
+        networks=(),
+    )
+
+    def look(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord]) -> tuple[float, float]:
+        figures = judge(train, test, roofline_of(empty))
+        return figures.mape, figures.within_10
+
+    profiler = Profiler(runtime, chosen, folder, look)
+    measured = profiler.run(empty, plan, call_s=runtime.call_s(), resume=start == "resume", report=report)
+    return Profiled(profile=measured, predictor=learn(workspace, folder.load(setting)))
+
+
+def fit_profile(workspace: Workspace, setting: Setting) -> Profiled:
+    """Learns a setting again from its stored profile.
+
+    Raises:
+        NotFoundError: it was not profiled.
+    """
+    stores = [ProfileStore(tree / setting.device) for tree in workspace.look_up("profiles")]
+    stored = next((store for store in stores if store.has(setting)), stores[0]).load(setting)
+    return Profiled(profile=stored, predictor=learn(workspace, stored))
+
+
+def learn(workspace: Workspace, measured: Profile) -> Predictor:
+    """Fits a predictor to a profile and stores it in the workspace."""
+    predictor = Predictor(
+        setting=measured.setting,
+        block=measured.block,
+        model=fit(measured.networks, roofline_of(measured)),
+        space=measured.space,
+        fingerprint=measured.fingerprint,
+        profile_digest=measured.digest,
+        environment=measured.environment,
+    )
+    store.save(predictor, workspace.predictors)
+    return store.load(workspace, measured.setting)
