@@ -116,6 +116,8 @@ def _value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
 def _since(node: Node) -> int:
     if node.op == "Pad" and node.attr("mode") == "wrap":
         return 19
+    if node.op == "Resize" and node.attr("coordinate_transformation_mode") == "half_pixel_symmetric":
+        return 19
     if node.op == "AveragePool" and any(dilation != 1 for dilation in node.ints("dilations")):
         return 19
     return SINCE.get(node.op, OPSETS[0])
