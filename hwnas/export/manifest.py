@@ -143,7 +143,7 @@ class Manifest:
         predicted: what was promised before the network was measured, by metric.
         limit_s: the latency that it had to keep.
         limit_kept: by the measured median of what is shipped; `None` without a limit.
-        settings: runtime, threads, batch, rounds.
+        settings: runtime, threads, batch, rounds side by side, number of calibration inputs, which form of int8 was the fastest.
         versions: of what made the export.
         lineage: where the network comes from.
         files: all others in the folder, by name.

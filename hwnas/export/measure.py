@@ -48,6 +48,17 @@ def time_all(runs: Mapping[str, Callable[[], object]], *, threads: int, seconds:
         seconds: for one attempt of each kind, roughly.
         clock: nanoseconds, monotonic.
     """
+    pairs = side_by_side(runs, threads=threads, seconds=seconds, clock=clock)
+    rule = StoppingRule(min_samples=FEWEST_ALONE, max_seconds=seconds / len(runs))
+    return Latencies(
+        alone={name: _quietest(partial(_alone, run, rule, clock), threads)["alone"] for name, run in runs.items()}, side_by_side=pairs
+    )
+
+
+def side_by_side(
+    runs: Mapping[str, Callable[[], object]], *, threads: int, seconds: float, clock: Clock = time.perf_counter_ns
+) -> dict[str, Samples]:
+    """Times contenders A B C A B C ... for roughly so many seconds; the quietest attempt counts."""
     for run in runs.values():  # thread pools start here, before the calling thread is pinned: they would inherit its one processor
         run()
     start = clock()
@@ -55,20 +66,19 @@ def time_all(runs: Mapping[str, Callable[[], object]], *, threads: int, seconds:
         run()
     one_round_s = max((clock() - start) / 1e9, 1e-9)
     rounds = int(np.clip(seconds / one_round_s, FEWEST_ROUNDS, MOST_ROUNDS))
-    rule = StoppingRule(min_samples=FEWEST_ALONE, max_seconds=seconds / len(runs))
-    with pinned(threads):
-        alone = {name: _quietest(partial(_alone, run, rule, clock))["alone"] for name, run in runs.items()}
-        return Latencies(alone=alone, side_by_side=_quietest(lambda: interleave(runs, rounds=rounds, clock=clock)))
+    return _quietest(partial(interleave, runs, rounds=rounds, clock=clock), threads)
 
 
 def _alone(run: Callable[[], object], rule: StoppingRule, clock: Clock) -> dict[str, Samples]:
     return {"alone": sample(run, rule, clock)}
 
 
-def _quietest(take: Callable[[], dict[str, Samples]]) -> dict[str, Samples]:
+def _quietest(take: Callable[[], dict[str, Samples]], threads: int) -> dict[str, Samples]:
+    """The least disturbed of up to three attempts; the first that is not disturbed ends them. The calling thread is pinned meanwhile."""
     attempts: list[dict[str, Samples]] = []
     while len(attempts) < ATTEMPTS:
-        attempts.append(take())
+        with pinned(threads):
+            attempts.append(take())
         if all(samples.grade != "C" for samples in attempts[-1].values()):
             break
     return min(attempts, key=lambda attempt: max(samples.spread for samples in attempt.values()))

@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 Feed = Mapping[str, Array]
 
 
-def int8(model: Graph | onnx.ModelProto, calibration: Iterable[Feed]) -> onnx.ModelProto:
+def int8(model: Graph | onnx.ModelProto, calibration: Iterable[Feed], *, ends_in_fp32: bool = False) -> onnx.ModelProto:
     """A network with its arithmetic in 8 bits, calibrated on examples of what it will see.
 
     Activations are uint8 per tensor, between the smallest and the largest value that calibration saw. Weights are int8 per output
-    channel, held to 7 bits: processors without VNNI add two products in 16 saturating bits, and full weights overflow there. Nodes
-    that read an input of the network or write an output stay in fp32: they are the most sensitive, and no slower so.
+    channel, held to 7 bits: processors without VNNI add two products in 16 saturating bits, and full weights overflow there.
 
     Args:
         model: in fp32; batch normalisation is folded first.
         calibration: inputs by name, shaped as the network declares them; training data, never test data. A hundred will do.
+        ends_in_fp32: leaves alone the nodes that read an input of the network or write an output. They are the most sensitive; whether
+            the network is faster or slower so depends on what follows the first of them, and has to be measured.
 
     Raises:
         UsageError: when calibration is empty or does not fit the network's inputs.
@@ -68,7 +69,7 @@ def int8(model: Graph | onnx.ModelProto, calibration: Iterable[Feed]) -> onnx.Mo
                 per_channel=True,
                 reduce_range=True,
                 calibrate_method=CalibrationMethod.MinMax,
-                nodes_to_exclude=_kept_in_fp32(graph),
+                nodes_to_exclude=_ends(graph) if ends_in_fp32 else [],
             )
         except (UsageError, OSError):
             raise
@@ -80,7 +81,7 @@ def int8(model: Graph | onnx.ModelProto, calibration: Iterable[Feed]) -> onnx.Mo
     return quantised
 
 
-def _kept_in_fp32(graph: Graph) -> list[str]:
+def _ends(graph: Graph) -> list[str]:
     outside = {*graph.inputs, *graph.outputs}
     return [node.name for node in graph.nodes if outside & {*node.inputs, *node.outputs}]
 

@@ -15,7 +15,7 @@ import pytest
 from hwnas.errors import HwnasError, UsageError
 from hwnas.export.manifest import Lineage, Manifest
 from hwnas.export.measure import Predict
-from hwnas.export.package import choose, export
+from hwnas.export.package import INT8_FORMS, choose, export
 from hwnas.export.verify import verify
 from hwnas.ir import Graph
 from hwnas.predict.estimate import Estimate
@@ -73,6 +73,7 @@ def test_int8_is_shipped_where_it_is_asked_for(ship: Callable[..., Manifest], tm
     for speedup in (int8.speedup_over_fp32, int8.speedup_over_torch, fp32.speedup_over_torch):
         assert 0 < speedup.low <= speedup.value <= speedup.high
     assert manifest.reason.startswith("int8 was asked for")
+    assert manifest.settings["int8"] in INT8_FORMS
 
 
 def test_auto_follows_from_what_was_measured(ship: Callable[..., Manifest], tmp_path: Path) -> None:

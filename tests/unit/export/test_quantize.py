@@ -47,7 +47,7 @@ def test_weights_are_signed_per_channel_and_of_seven_bits(graph: Graph, feeds: F
     model = int8(graph, feeds)
     values = initializers(model)
     kernels = [value for value in values.values() if value.dtype == np.int8 and value.ndim == 4]
-    assert len(kernels) == 2
+    assert len(kernels) == 3
     for kernel in kernels:
         assert np.abs(kernel.astype(int)).max() == 64
     channels = [node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear" and values[node.input[1]].size == 16]
@@ -62,14 +62,13 @@ def test_activations_are_unsigned(graph: Graph, feeds: Feeds) -> None:
     assert set(points) == {np.dtype(np.uint8)}
 
 
-def test_the_first_and_the_last_layer_stay_in_floats(graph: Graph, feeds: Feeds) -> None:
-    """What reads the image or writes the scores keeps its weights in fp32."""
-    model = int8(graph, feeds)
+@pytest.mark.parametrize("ends_in_fp32", [True, False])
+def test_the_ends_stay_in_floats_where_that_is_asked_for(graph: Graph, feeds: Feeds, *, ends_in_fp32: bool) -> None:
+    """What reads the image or writes the scores keeps its weights in fp32 then; everything between is quantised in both forms."""
+    model = int8(graph, feeds, ends_in_fp32=ends_in_fp32)
     values = initializers(model)
-    outermost = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
-    assert values[outermost[0].input[1]].dtype == np.float32
-    assert values[outermost[-1].input[1]].dtype == np.float32
-    assert all(node.input[1] not in values for node in outermost[1:-1])
+    in_floats = [node.input[1] in values for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert in_floats == [ends_in_fp32, False, False, ends_in_fp32]
 
 
 def test_a_model_and_its_graph_give_the_same(graph: Graph, feeds: Feeds) -> None:
