@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from hwnas import spaces
 from hwnas.assets import Workspace
@@ -22,6 +22,18 @@ class Profiled:
 
     profile: Profile
     predictor: Predictor
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **asdict(self.profile.setting),
+            "space": self.profile.space,
+            "networks": len(self.profile.networks),
+            "spent_s": self.profile.spent_s,
+            "ended_by": self.profile.ended_by,
+            "curve": [asdict(point) for point in self.profile.curve],
+            "held_out": asdict(self.predictor.model.held_out),
+        }
 
 
 def profile(

@@ -1,0 +1,165 @@
+"""`devices`, `profile`, `fit`, `predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from hwnas.assets import Workspace
+from hwnas.cli import options
+from hwnas.errors import UsageError
+from hwnas.units import format_bytes, format_fraction, format_seconds
+
+if TYPE_CHECKING:
+    from hwnas.workflows.predict import Prediction
+    from hwnas.workflows.profile import Profiled
+
+
+@click.command()
+@options.as_json
+def devices(as_json: bool) -> None:
+    """Show what this machine is and which runtimes work here."""
+    from hwnas.workflows.devices import look
+
+    machine = look()
+    if as_json:
+        options.print_json(machine.as_json())
+        return
+    console = options.console()
+    table = Table("device", "model", "cores", "caches", "instructions", "energy")
+    for found in machine.devices:
+        caches = ", ".join(f"{level} {format_bytes(size)}" for level, size in found.spec.caches_bytes.items())
+        energy = f"unavailable: {found.energy}" if found.energy else "available"
+        table.add_row(found.spec.name, found.spec.model, str(found.spec.units), caches, " ".join(found.spec.features), energy)
+    for name, reason in machine.absent.items():
+        table.add_row(name, f"not usable: {reason}", "", "", "", "")
+    console.print(table)
+    runtimes = Table("runtime", "works here")
+    for status in machine.runtimes:
+        runtimes.add_row(status.name, f"no: {status.problem}" if status.problem else f"yes, version {status.version}")
+    console.print(runtimes)
+
+
+@click.command()
+@options.device
+@options.load
+@click.option("--space", default="mobilenet", show_default=True, help="Networks to measure: a space's name, or path.py:Class.")
+@click.option("--max-time", type=options.SECONDS, default="90s", show_default=True, help="Stop after this time, such as 90s or 5m.")
+@click.option(
+    "--target-error", type=options.FRACTION, default="1.5%", show_default=True, help="Stop when the mean error on unseen networks is below."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the networks sampled.")
+@click.option("--resume", is_flag=True, help="Go on with a profile that was interrupted.")
+@click.option("--restart", is_flag=True, help="Drop a profile that was interrupted.")
+@options.home
+@options.as_json
+def profile(
+    device: str,
+    threads: int,
+    batch: int,
+    space: str,
+    max_time: float,
+    target_error: float,
+    seed: int,
+    resume: bool,
+    restart: bool,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
+    """Measure networks on a device, kernel by kernel in context, and learn to predict others."""
+    if resume and restart:
+        raise UsageError("--resume goes on with a profile and --restart drops it; give one of them")
+    from hwnas.profiling import Plan, Progress
+    from hwnas.workflows.profile import profile as run
+
+    plan = Plan(max_time_s=max_time, target_error=target_error)
+    with options.progress("networks", "error") as bar:
+        task = bar.add_task(f"profile {device}", total=plan.max_time_s, networks="", error="")
+
+        def report(state: Progress) -> None:
+            error = "error so far: not yet known" if state.error is None else f"error so far {format_fraction(state.error)}"
+            bar.update(task, completed=min(state.seconds, plan.max_time_s), networks=f"{state.networks} networks", error=error)
+
+        outcome = run(
+            workspace,
+            device=device,
+            space=space,
+            threads=threads,
+            batch=batch,
+            seed=seed,
+            plan=plan,
+            start="resume" if resume else "restart" if restart else "new",
+            report=report,
+        )
+    _print_fit(outcome, as_json)
+
+
+@click.command()
+@options.device
+@options.load
+@options.home
+@options.as_json
+def fit(device: str, threads: int, batch: int, workspace: Workspace, as_json: bool) -> None:
+    """Learn again from a profile that was measured before."""
+    from hwnas.workflows.context import setting_of
+    from hwnas.workflows.profile import fit_profile
+
+    _print_fit(fit_profile(workspace, setting_of(device, threads=threads, batch=batch)), as_json)
+
+
+def _print_fit(outcome: Profiled, as_json: bool) -> None:
+    profile, held_out = outcome.profile, outcome.predictor.model.held_out
+    if as_json:
+        options.print_json(outcome.as_json())
+        return
+    console = options.console()
+    console.print(
+        f"{len(profile.networks)} networks of '{profile.space}' measured in {format_seconds(profile.spent_s)} "
+        f"({profile.setting.device}, {profile.setting.key}; ended by {profile.ended_by})"
+    )
+    console.print(
+        f"on networks that the predictor did not see: mean error {format_fraction(held_out.mape)}, within 5 %: "
+        f"{format_fraction(held_out.within_5)}, within 10 %: {format_fraction(held_out.within_10)}, 90 % interval holds for "
+        f"{format_fraction(held_out.coverage)}"
+    )
+
+
+@click.command()
+@options.files
+@options.device
+@options.load
+@click.option("--strict", is_flag=True, help="Refuse networks with kernels that the device was not profiled for.")
+@options.home
+@options.as_json
+def predict(models: tuple[Path, ...], device: str, threads: int, batch: int, strict: bool, workspace: Workspace, as_json: bool) -> None:
+    """Predict the latency of ONNX models on a device, which need not be here."""
+    from hwnas.workflows.predict import predict as run
+
+    predictions, notes = run(workspace, models, device=device, threads=threads, batch=batch, strict=strict)
+    for note in notes:
+        click.echo(f"hwnas: note: {note}", err=True)
+    if as_json:
+        plain = [prediction.as_json() for prediction in predictions]
+        options.print_json(plain if len(plain) > 1 else plain[0])
+        return
+    for prediction in predictions:
+        _print_prediction(prediction)
+
+
+def _print_prediction(prediction: Prediction) -> None:
+    console, estimate = options.console(), prediction.estimate
+    console.print(
+        f"[bold]{prediction.model}[/bold]: {format_seconds(estimate.value)} "
+        f"[{format_seconds(estimate.low)}, {format_seconds(estimate.high)}] per call, {estimate.source}",
+        markup=True,
+    )
+    if estimate.coverage < 1:
+        console.print(f"  {format_fraction(estimate.coverage)} of it stands on measured kernels; the rest is scaled from the roofline")
+    table = Table("kernel", "nodes", "time", "share", "bound by")
+    for kernel in prediction.kernels[:5]:
+        name = "+".join((kernel.call.kernel.op, *kernel.call.kernel.fused))
+        table.add_row(name, ", ".join(kernel.call.nodes), format_seconds(kernel.seconds), format_fraction(kernel.share), kernel.bound)
+    console.print(table)

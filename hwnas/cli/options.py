@@ -1,0 +1,92 @@
+"""Options that commands share, and how values on the command line are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hwnas import units
+from hwnas.assets import Workspace
+from hwnas.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Parsed(click.ParamType[Any]):
+    """A value that one of our own parsers reads, so that its error message is ours."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+SECONDS = _Parsed("time", units.parse_seconds)
+FRACTION = _Parsed("percentage", units.parse_fraction)
+
+
+def home(function: F) -> F:
+    """`--home`: the workspace."""
+    return click.option(
+        "--home",
+        "workspace",
+        type=_Parsed("folder", Workspace.at),
+        default=lambda: Workspace.at(),
+        show_default="$HWNAS_HOME, else the user's data folder",
+        help="Workspace: profiles, predictors and runs.",
+    )(function)
+
+
+def device(function: F) -> F:
+    """`--device`."""
+    return click.option("--device", default="cpu", show_default=True, help="Device to measure, or to predict for.")(function)
+
+
+def load(function: F) -> F:
+    """`--threads` and `--batch`."""
+    function = click.option("--batch", type=int, default=1, show_default=True, help="Images per call.")(function)
+    return click.option("--threads", type=int, default=1, show_default=True, help="Threads that compute, pinned.")(function)
+
+
+def as_json(function: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(function)
+
+
+def files(function: F) -> F:
+    """Model files, one or more."""
+    return click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))(function)
+
+
+def print_json(value: Any) -> None:
+    """Prints JSON on standard output, and nothing else with it."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def console() -> Console:
+    """Standard output for people."""
+    return Console(highlight=False, soft_wrap=not Console().is_terminal)
+
+
+def progress(*extra: str) -> Progress:
+    """A progress bar on standard error; `extra` names fields that are shown behind it."""
+    columns = [
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        *(TextColumn(f"{{task.fields[{name}]}}") for name in extra),
+        TimeElapsedColumn(),
+    ]
+    return Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4)

@@ -1,0 +1,208 @@
+"""What a search knows of a network: latency predicted, counts counted, accuracy from proxies, trainings and a surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.accuracy.data import Dataset
+from hwnas.accuracy.proxies import PROXIES, score_all
+from hwnas.accuracy.ranks import ProxyRanks
+from hwnas.accuracy.surrogate import AccuracySurrogate, Row
+from hwnas.accuracy.train import Recipe, Trained, train
+from hwnas.errors import UsageError
+from hwnas.ir import Graph
+from hwnas.ir.cost import flops, memory_bytes, params
+from hwnas.predict import Predictor
+from hwnas.search.archive import Archive
+from hwnas.search.evaluator import Bounded, Evaluation
+from hwnas.search.problem import Problem
+from hwnas.spaces import SearchSpace
+from hwnas.spaces.base import Genotype, Population
+
+COUNTS: Mapping[str, Callable[[Graph], int]] = {"params": params, "flops": flops, "memory": memory_bytes}
+POPULATION = 32  # random networks against which proxies are ranked, frozen at the start of a run
+PER_GENERATION_LEAST = 1
+SD = 1.645  # half of a 90 % interval of a normal variable, in standard deviations
+UNSCORED = Bounded(0.0, 0.0, 1.0)
+
+
+@dataclass(slots=True, kw_only=True)
+class Scorer:
+    """Everything about a network that does not need accuracy: built once per run, cheap.
+
+    Attributes:
+        space: the networks.
+        predictor: of latency.
+        batch: images per call.
+    """
+
+    space: SearchSpace
+    predictor: Predictor
+    batch: int
+
+    def bounds(self, genotypes: Sequence[Genotype], metrics: Sequence[str]) -> list[dict[str, Bounded]]:
+        """The metrics asked for of every network, those that need no training; per call of `batch` images."""
+        graphs = [self.space.graph(genotype, batch=self.batch) for genotype in genotypes]
+        found: list[dict[str, Bounded]] = [
+            {name: Bounded.exact(float(COUNTS[name](graph))) for name in metrics if name in COUNTS} for graph in graphs
+        ]
+        if "latency" in metrics:
+            for row, estimate in zip(found, self.predictor.estimate(graphs), strict=True):
+                row["latency"] = Bounded(estimate.value, estimate.low, estimate.high)
+        return found
+
+    def matrices(self, population: Population, metrics: Sequence[str]) -> dict[str, Any]:
+        """The same for a matrix of genotypes, as matrices [n, 3] of value, low and high."""
+        rows = self.bounds([tuple(row) for row in population.tolist()], metrics)
+        return {name: np.array([[row[name].value, row[name].low, row[name].high] for row in rows]) for name in metrics}
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchEvaluator:
+    """Satisfies `hwnas.search.evaluator.Evaluator`.
+
+    Networks that break a limit get no accuracy: nothing is spent on what cannot win. The promising ones of each generation
+    are trained briefly, and the surrogate that ranks all others learns from them.
+
+    Attributes:
+        scorer: latency and counts.
+        problem: what is searched.
+        archive: remembers what was costly.
+        dataset: to score and to train on.
+        recipe: of the brief trainings.
+        trainings: how many in all.
+        tell: called with what is being done, for a progress display.
+    """
+
+    scorer: Scorer
+    problem: Problem
+    archive: Archive
+    dataset: Dataset
+    recipe: Recipe
+    trainings: int
+    tell: Callable[[str], None] = lambda _: None
+    surrogate: AccuracySurrogate = field(init=False)
+    trained: dict[Genotype, float] = field(init=False, default_factory=dict)
+    _scores: dict[Genotype, dict[str, float]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng([self.problem.seed, POPULATION])
+        space = self.scorer.space
+        sampled = [space.canonical(space.sample(rng)) for _ in range(POPULATION)]
+        scores = []
+        for i, genotype in enumerate(sampled, 1):
+            self.tell(f"proxies of {i} of {POPULATION} reference networks")
+            scores.append(self.proxies(genotype))
+        self.surrogate = AccuracySurrogate(ProxyRanks.fit(scores), seed=self.problem.seed)
+
+    def proxies(self, genotype: Genotype) -> dict[str, float]:
+        """Scores of a network by all proxies, remembered."""
+        if genotype not in self._scores:
+            variant = f"{','.join(PROXIES)} seed {self.problem.seed} data {self.dataset.digest[:12]}"
+
+            def score() -> dict[str, float]:
+                graph = self.scorer.space.graph(genotype)
+                return dict(score_all(graph, self.dataset, seed=self.problem.seed).values)
+
+            self._scores[genotype] = self.archive.remember("proxies", genotype, variant, score)
+        return self._scores[genotype]
+
+    def evaluate(self, genotypes: Sequence[Genotype]) -> Sequence[Evaluation]:
+        """See `Evaluator.evaluate`."""
+        names = [name for name in self.problem.metrics if name != "accuracy"]
+        limits = [limit for limit in self.problem.constraints if limit.metric != "accuracy"]
+        metrics = self.scorer.bounds(genotypes, names)
+        sources: list[dict[str, str]] = [{name: "counted" if name in COUNTS else "predicted" for name in names} for _ in genotypes]
+        if "accuracy" in self.problem.metrics:
+            kept = [i for i, row in enumerate(metrics) if not any(limit.violation(row[limit.metric]) for limit in limits)]
+            for done, i in enumerate(kept):
+                self.tell(f"proxies of {done + 1} of {len(kept)} networks that keep the limits")
+                self.proxies(genotypes[i])
+            for i, (accuracy, source) in enumerate(self._accuracies(genotypes, set(kept))):
+                metrics[i]["accuracy"], sources[i]["accuracy"] = accuracy, source
+        return [Evaluation(genotype=g, metrics=m, source=s) for g, m, s in zip(genotypes, metrics, sources, strict=True)]
+
+    def _accuracies(self, genotypes: Sequence[Genotype], kept: set[int]) -> list[tuple[Bounded, str]]:
+        rows = [Row(genotype=genotypes[i], proxies=self._scores[genotypes[i]]) for i in sorted(kept)]
+        mean, sd = self.surrogate.predict(rows)
+        estimates = dict(zip(sorted(kept), zip(mean.tolist(), sd.tolist(), strict=True), strict=True))
+        found = []
+        for i, genotype in enumerate(genotypes):
+            if i not in kept:
+                found.append((UNSCORED, "not scored: breaks a limit"))
+            elif genotype in self.trained:
+                found.append((Bounded.exact(self.trained[genotype]), "trained briefly"))
+            else:
+                value, deviation = estimates[i]
+                low, high = max(0.0, value - SD * deviation), min(1.0, value + SD * deviation)
+                found.append((Bounded(value, low, high), "surrogate" if self.trained else "proxies"))
+        return found
+
+    def refine(self, archive: Archive) -> bool:
+        """Trains the most promising networks of the front that were not trained yet; see `Evaluator.refine`."""
+        left = self.trainings - len(self.trained)
+        if left <= 0 or "accuracy" not in self.problem.metrics:
+            return False
+        chosen = [
+            evaluation.genotype
+            for evaluation in sorted(archive.front(self.problem), key=lambda e: (-e.metrics["accuracy"].high, e.genotype))
+            if evaluation.genotype not in self.trained
+        ][: min(left, self._share())]
+        for i, genotype in enumerate(chosen, 1):
+            self.tell(f"training {len(self.trained) + 1} of {self.trainings}")
+            self.trained[genotype] = self.train_briefly(genotype)
+            del i
+        if chosen:
+            rows = [Row(genotype=g, proxies=self.proxies(g), accuracy=accuracy) for g, accuracy in self.trained.items()]
+            self.surrogate.fit(rows)
+        return bool(chosen)
+
+    def _share(self) -> int:
+        """Trainings per generation, so that they last through the run."""
+        evaluations = self.problem.budget.evaluations or 0
+        generations = max(1, evaluations // 24)
+        return max(PER_GENERATION_LEAST, ceil(self.trainings / generations))
+
+    def train_briefly(self, genotype: Genotype) -> float:
+        """Validation accuracy after a brief training, remembered."""
+        seed = self.problem.seed
+        payload = self.archive.remember(
+            "training",
+            genotype,
+            training_variant(self.recipe, seed, self.dataset),
+            lambda: summary(train(self.scorer.space.graph(genotype), self.dataset, self.recipe, seed)),
+        )
+        return float(payload["validation_accuracy"])
+
+
+def training_variant(recipe: Recipe, seed: int, dataset: Dataset) -> str:
+    """What determines a training besides the network."""
+    return f"recipe {recipe.digest[:12]} seed {seed} data {dataset.digest[:12]}"
+
+
+def summary(trained: Trained) -> dict[str, Any]:
+    """What is recorded of a training."""
+    return {"validation_accuracy": trained.validation_accuracy, "curve": list(trained.curve), "diverged": trained.diverged}
+
+
+def check_metrics(problem_metrics: Sequence[str], energy_reason: str) -> None:
+    """Refuses what cannot be predicted here.
+
+    Raises:
+        UsageError: energy was asked for and the device has no meter.
+    """
+    if "energy" in problem_metrics:
+        raise UsageError(f"energy is unavailable: {energy_reason}; search without it")
+
+
+def weights_file(folder: Path, genotype: Genotype, seed: int) -> Path:
+    """Where a finalist's trained network lies."""
+    from hashlib import sha256
+
+    return folder / f"{sha256(repr(genotype).encode()).hexdigest()[:12]}-seed{seed}.onnx"

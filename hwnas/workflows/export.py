@@ -1,0 +1,122 @@
+"""`hwnas export`: ship a finalist of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas import spaces
+from hwnas.accuracy import data
+from hwnas.assets import Workspace
+from hwnas.errors import NotFoundError, UsageError
+from hwnas.export.manifest import Lineage, Manifest
+from hwnas.export.package import Precision
+from hwnas.export.package import export as package
+from hwnas.ir.onnx import load
+from hwnas.predict import Estimate
+from hwnas.runtimes.ort import OrtRuntime
+from hwnas.search.problem import Constraint
+from hwnas.workflows.finalists import deployed
+from hwnas.workflows.runs import Run, find
+
+CALIBRATION_IMAGES = 64
+
+
+def export(
+    workspace: Workspace,
+    run_name: str | None,
+    *,
+    rank: int = 1,
+    precision: Precision = "auto",
+    out_dir: Path,
+    force: bool = False,
+    doing: Callable[[str], None] = lambda _: None,
+) -> tuple[Run, Manifest]:
+    """Exports a finalist with its trained weights, measured and verified; the export is recorded in the run.
+
+    Raises:
+        NotFoundError: no such run, or the run has no finalists yet.
+        UsageError: no such rank, or the folder is in use.
+    """
+    run = find(workspace, run_name)
+    with run.archive() as archive:
+        finalists: list[dict[str, Any]] = archive.notes().get("finalists") or []
+        if not finalists:
+            raise NotFoundError(f"run '{run.id}' has no finalists yet; finish it with 'hwnas search --resume --name {run.id}'")
+        if not 1 <= rank <= len(finalists):
+            raise UsageError(f"run '{run.id}' has finalists 1 to {len(finalists)}, got --rank {rank}")
+        finalist = finalists[rank - 1]
+        genotype = tuple(finalist["genotype"])
+        file = run.weights / finalist["weights"]
+        if not file.is_file():
+            raise NotFoundError(f"the trained network '{file}' is gone; train it again with 'hwnas search --resume --name {run.id}'")
+        space = spaces.load(run.options.space, num_classes=data.load(run.options.data).num_classes)
+        graph = deployed(load(file), space, genotype, run.options.batch)
+        dataset = data.load(run.options.data).fit(graph)
+        doing("reading the locked test split")
+        test = dataset.unlock(f"accuracy of the exported network of run {run.id}, rank {rank}")
+        images, labels = test.batch(range(len(test))).images, test.labels
+        rng = np.random.default_rng(run.options.seed)
+        feed_name = next(iter(graph.inputs))
+        picked = rng.permutation(len(dataset.train))[: max(CALIBRATION_IMAGES, run.options.batch)]
+        size = run.options.batch
+        calibration = [
+            {feed_name: dataset.train.batch(picked[start : start + size]).images} for start in range(0, len(picked) - size + 1, size)
+        ]
+
+        def accuracy(predict: Callable[[Any], Any]) -> float:
+            return float(np.mean(np.argmax(predict(images), axis=1) == labels))
+
+        doing("exporting, measuring and verifying")
+        predicted = finalist["predicted_latency_s"]
+        limits = [Constraint.parse(text) for text in run.record.get("constraints", ())]
+        manifest = package(
+            graph,
+            out_dir=out_dir,
+            accuracy=accuracy,
+            calibration=calibration,
+            lineage=Lineage(
+                run=run.id,
+                rank=rank,
+                space=run.options.space,
+                genotype=genotype,
+                seeds=tuple(finalist["seeds"]),
+                recipe=finalist["recipe"],
+                data=dataset.digest,
+                predictor=run.record.get("predictor"),
+                device=run.record["device_fingerprint"],
+                replay=run.options.command(),
+            ),
+            precision=precision,
+            runtime=OrtRuntime(run.options.threads),
+            predicted={
+                "latency": Estimate(**predicted, unit="s", coverage=1.0, source=f"predicted in run {run.id}"),
+            },
+            limit_s=min((limit.limit for limit in limits if limit.metric == "latency"), default=None),
+            force=force,
+        )
+        archive.record("export", genotype, f"rank {rank} {manifest.precision}", {"folder": str(out_dir), **plain(manifest)}, 0.0)
+    return run, manifest
+
+
+def plain(manifest: Manifest) -> dict[str, Any]:
+    """An export's figures for the run's record and the report."""
+    shipped = manifest.shipped
+    fp32 = next(variant for variant in manifest.variants if variant.precision == "fp32")
+    to_fp32 = shipped.speedup_over_fp32
+    return {
+        "precision": manifest.precision,
+        "reason": manifest.reason,
+        "median_s": shipped.latency.median_s,
+        "p10_s": shipped.latency.p10_s,
+        "p90_s": shipped.latency.p90_s,
+        "speedup_over_torch": [shipped.speedup_over_torch.value, shipped.speedup_over_torch.low, shipped.speedup_over_torch.high],
+        "speedup_over_fp32": [to_fp32.value, to_fp32.low, to_fp32.high] if to_fp32 else None,
+        "accuracy": shipped.accuracy,
+        "accuracy_fp32": fp32.accuracy,
+        "size_bytes": shipped.size_bytes,
+        "limit_kept": manifest.limit_kept,
+    }
