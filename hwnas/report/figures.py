@@ -175,7 +175,7 @@ def _layout(x: str, y: str) -> Figure:
     return {
         "xaxis": {"title": {"text": x}, "zeroline": False, "automargin": True},
         "yaxis": {"title": {"text": y}, "zeroline": False, "automargin": True},
-        "legend": {"orientation": "h", "traceorder": "normal", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "traceorder": "normal", "x": 0, "y": 1.06, "yanchor": "bottom"},
         "margin": {"l": 64, "r": 40, "t": 24, "b": 56},
         "hovermode": "closest",
     }
