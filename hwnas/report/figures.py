@@ -17,6 +17,7 @@ Figure = dict[str, Any]
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, GREY = "#3b82c4", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8b949e"
 PARTS = {"profiling": SKY, "proxies": ORANGE, "training": GREEN, "measuring": VERMILION, "search": PURPLE, "export": BLUE}
 KERNELS_SHOWN = 12
+LABEL = 56
 BAND = 0.1  # the field's usual bar: a prediction within 10 % of the measurement
 
 
@@ -84,22 +85,24 @@ def kernels(view: RunView) -> Figure | None:
     if not total:
         return None
     ordered = sorted(view.kernels, key=lambda kernel: kernel.seconds, reverse=True)
-    rows = [(escape(f"{kernel.node} · {kernel.kernel}"), kernel.seconds) for kernel in ordered[:KERNELS_SHOWN]]
+    rows = [(f"{kernel.kernel} · {kernel.node}", kernel.seconds) for kernel in ordered[:KERNELS_SHOWN]]
     if rest := ordered[KERNELS_SHOWN:]:
         rows.append((f"the other {len(rest)} kernels", sum(kernel.seconds for kernel in rest)))
     rows.reverse()  # plotly draws the first bar at the bottom
+    positions = list(range(len(rows)))
     bars = {
         "type": "bar",
         "orientation": "h",
         "x": [100 * seconds / total for _, seconds in rows],
-        "y": [name for name, _ in rows],
+        "y": positions,
         "text": [f"{100 * seconds / total:.1f} % · {format_seconds(seconds)}" for _, seconds in rows],
         "textposition": "auto",
+        "hovertext": [escape(name) for name, _ in rows],
         "hoverinfo": "text",
-        "marker": {"color": [GREY if rest and i == 0 else BLUE for i in range(len(rows))]},
+        "marker": {"color": [GREY if rest and i == 0 else BLUE for i in positions]},
     }
     layout = _layout(f"share of the network's {view.kernels_origin} time (%)", "")
-    layout["yaxis"] |= {"automargin": True, "type": "category"}
+    layout["yaxis"] |= {"tickmode": "array", "tickvals": positions, "ticktext": [escape(_elided(name)) for name, _ in rows]}
     layout |= {"height": 90 + 26 * len(rows), "showlegend": False}
     return {"data": [bars], "layout": layout}
 
@@ -169,6 +172,11 @@ class _Axis:
         up = [self(interval.high - interval.value) for interval in intervals]
         down = [self(interval.value - interval.low) for interval in intervals]
         return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 3}
+
+
+def _elided(name: str) -> str:
+    """A name short enough to stand beside a bar."""
+    return name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"
 
 
 def _layout(x: str, y: str) -> Figure:

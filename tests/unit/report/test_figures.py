@@ -87,9 +87,23 @@ def test_kernels_add_up_to_the_whole_network() -> None:
     assert figure is not None
     (bars,) = figure["data"]
     assert sum(bars["x"]) == pytest.approx(100)
-    assert bars["y"][0] == "the other 8 kernels"
-    assert bars["y"][-1] == "n19 · Conv"
+    labels = figure["layout"]["yaxis"]["ticktext"]
+    assert labels[0] == "the other 8 kernels"
+    assert labels[-1] == "Conv · n19"
     assert "measured" in figure["layout"]["xaxis"]["title"]["text"]
+
+
+def test_kernels_of_one_name_keep_bars_of_their_own() -> None:
+    """Long names are cut beside the bars and whole when pointed at; what looks alike afterwards is still two bars."""
+    shares = tuple(KernelShare(kernel="Conv", node="n" * 80 + str(i), seconds=1.0) for i in range(2))
+    figure = figures.kernels(RunView(run="r", created="", space="s", device="d", objectives=(), kernels=shares))
+    assert figure is not None
+    (bars,) = figure["data"]
+    first, second = figure["layout"]["yaxis"]["ticktext"]
+    assert first == second
+    assert len(first) <= figures.LABEL
+    assert bars["x"] == [50, 50]
+    assert len(set(bars["y"])) == len(set(bars["hovertext"])) == 2
 
 
 def test_spending_accumulates() -> None:
