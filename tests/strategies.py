@@ -367,7 +367,9 @@ def _resize(g: Grower, x: str) -> str:
         attrs["nearest_mode"] = g.choice(["floor", "round_prefer_floor", "ceil", "round_prefer_ceil"])
         attrs["coordinate_transformation_mode"] = g.choice(["half_pixel", "asymmetric"])
     if g.flag():
-        attrs["sizes"] = (n, c, g.integer(1, 2 * h), g.integer(1, 2 * w))
+        # The nearest neighbour only by factors whose positions are exact: else rounding decides ties, and runtimes differ.
+        height, width = (g.integer(1, 2) * size if mode == "nearest" else g.integer(1, 2 * size) for size in (h, w))
+        attrs["sizes"] = (n, c, height, width)
     else:
         attrs["scales"] = (1.0, 1.0, g.choice([1.0, 2.0, 1.5]), g.choice([1.0, 2.0, 3.0]))
     return g.builder.op("Resize", [x], **attrs)

@@ -10,6 +10,7 @@ import onnx
 from hwnas.errors import GraphError
 from hwnas.ir.node import Array
 
+MAX_INLINE_BYTES = 1_900_000_000  # of weights in one message: protobuf ends at 2 GiB; names, nodes and framing need some of it
 OPSETS = range(17, 22)  # written, and read without conversion
 
 # Reductions take their axes as an input from opset 18 on (ReduceSum from 13 on), as an attribute before.

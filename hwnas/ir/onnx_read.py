@@ -15,12 +15,11 @@ from hwnas.errors import GraphError, did_you_mean
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, Node, TensorSpec, Weight
 from hwnas.ir.onnx_fold import FOLDABLE, Folder
-from hwnas.ir.onnx_forms import OPSETS, SCALAR_SLOTS, SLOTS, from_element_type
+from hwnas.ir.onnx_forms import MAX_INLINE_BYTES, OPSETS, SCALAR_SLOTS, SLOTS, from_element_type
 from hwnas.ir.onnx_translate import translate
 from hwnas.ir.ops import OPS, canonical, infer
 
 OLDEST_OPSET = 7  # the oldest that onnx converts upwards
-_MAX_CHECKED_BYTES = 2**31 - 1  # the checker takes one protobuf message
 _READABLE = frozenset(OPS) | FOLDABLE | {"Constant", "Dropout"}
 
 
@@ -73,7 +72,8 @@ def from_model(model: onnx.ModelProto, *, batch: int | None = None) -> Graph:
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         _check(model)
         raise GraphError(f"is damaged: {_one_line(error)}") from error
-    _check(model)
+    if sum(weight.spec.nbytes for weight in graph.weights.values()) <= MAX_INLINE_BYTES:  # the checker takes one protobuf message
+        _check(model)
     return graph
 
 
@@ -178,8 +178,6 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check(model: onnx.ModelProto) -> None:
-    if model.ByteSize() > _MAX_CHECKED_BYTES:
-        return
     try:
         checker.check_model(model, full_check=True)
     except (checker.ValidationError, shape_inference.InferenceError, RuntimeError, ValueError) as error:

@@ -13,10 +13,8 @@ from hwnas import __version__
 from hwnas.errors import GraphError
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, Node, TensorSpec
-from hwnas.ir.onnx_forms import OPSETS, REDUCTIONS, SINCE, SLOTS, slot_array, to_element_type
+from hwnas.ir.onnx_forms import MAX_INLINE_BYTES, OPSETS, REDUCTIONS, SINCE, SLOTS, slot_array, to_element_type
 from hwnas.ir.ops import OPS
-
-MAX_INLINE_BYTES = 1_900_000_000  # protobuf ends at 2 GiB; names, nodes and framing need some of it
 
 
 def needed_opset(graph: Graph) -> int:
