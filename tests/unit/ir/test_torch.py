@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -217,3 +219,11 @@ def test_local_response_normalisation_of_even_size() -> None:
     graph = b.finish(b.op("LRN", [b.input("x", (1, 2, 1, 1))], size=2, alpha=0.5, beta=1.0, bias=1.0))
     found = run_torch(graph, {"x": np.asarray([2, 3], np.float32).reshape(1, 2, 1, 1)})[0]
     np.testing.assert_allclose(found.ravel(), [2 / 4.25, 3 / 3.25], rtol=1e-6)
+
+
+def test_without_torch_the_error_names_the_extra() -> None:
+    """A plain installation reads and writes graphs, and says what lowering needs."""
+    code = "import sys; sys.modules['torch'] = None; import hwnas.ir, hwnas.ir.onnx, hwnas.ir.cost; import hwnas.ir.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MissingExtraError" in done.stderr
+    assert "pip install 'hwnas[cpu]'" in done.stderr
