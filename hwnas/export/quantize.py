@@ -1,6 +1,6 @@
 """int8 in the form that ONNX Runtime's CPU kernels are fast on: Q/DQ, unsigned activations, signed weights per channel.
 
-What was tried, and the figures behind each choice below, stand in docs/adr/0001-int8-on-the-cpu.md.
+What was tried, and the figures behind each choice below, stand in docs/adr/0002-int8-on-the-cpu.md.
 """
 
 from __future__ import annotations

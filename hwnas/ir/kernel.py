@@ -109,7 +109,7 @@ def make_call(graph: Graph, members: Sequence[Node], *, op: str, layout: str = "
 
 
 def members_of(graph: Graph, value: str, owned: set[str]) -> list[Node]:
-    """The nodes that lead to a value and belong to no kernel yet, in graph order."""
+    """The nodes that lead to a value and belong to no kernel yet, in graph order; copies only where there is nothing else."""
     found: set[str] = set()
     pending = [value]
     while pending:
@@ -117,4 +117,12 @@ def members_of(graph: Graph, value: str, owned: set[str]) -> list[Node]:
         if node is not None and node.name not in owned and node.name not in found:
             found.add(node.name)
             pending.extend(node.inputs)
-    return [node for node in graph.nodes if node.name in found]
+    nodes = [node for node in graph.nodes if node.name in found]
+    return [node for node in nodes if node.op != "Identity"] or nodes
+
+
+def copied(graph: Graph, value: str) -> str:
+    """The value that a chain of Identities copies; the value itself where no Identity writes it."""
+    while (node := graph.producers.get(value)) is not None and node.op == "Identity":
+        value = node.inputs[0]
+    return value

@@ -8,6 +8,8 @@ import numpy as np
 
 from hwnas.predict.features import Matrix
 
+USUAL_BYTES_PER_S = 15e9  # of one core to memory
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roofline:
@@ -24,6 +26,11 @@ class Roofline:
     flops_per_s: float
     bytes_per_s: float
     floor_s: float = 1e-6
+
+    @classmethod
+    def of(cls, *, peak_flops: float) -> Roofline:
+        """Of a processor that tells its peak rate; processors do not tell their memory's, so a usual one stands for it."""
+        return cls(flops_per_s=peak_flops, bytes_per_s=USUAL_BYTES_PER_S)
 
     def time_s(self, flops: Matrix, moved: Matrix) -> Matrix:
         """Per kernel: the larger of the time to compute and the time to move its bytes, above the floor; in s."""

@@ -94,6 +94,10 @@ class ProfileStore:
             write_atomically(path, lambda place: place.write_text(tomli_w.dumps(text)))
             self.journal(profile.setting).remove()
 
+    def has(self, setting: Setting) -> bool:
+        """Whether a finished profile of the setting is there."""
+        return (self.folder / "profile.toml").is_file() and setting.key in self._read_toml()["settings"]
+
     def load(self, setting: Setting) -> Profile:
         """A finished profile.
 

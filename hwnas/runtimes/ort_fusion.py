@@ -8,48 +8,73 @@ needed in the other layout is re-ordered once. A test holds the result equal to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 
 from hwnas.ir import Graph, Kernel, KernelCall, Node
-from hwnas.ir.kernel import make_call, members_of
+from hwnas.ir.kernel import copied, make_call, members_of
 
-CONV_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish"})
-GEMM_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"})
-BLOCKED_UNARY = frozenset({"Relu", "Sigmoid", "Tanh", "Gelu", "QuickGelu", "HardSigmoid", "Clip", "HardSwish"})
-LATE_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh"})  # absorbed after an Add was
+CONV_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid"})
+GEMM_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign"})
+BLOCKED_UNARY = frozenset({"Relu", "Sigmoid", "Tanh", "Gelu", "QuickGelu", "HardSigmoid", "HardSwish"})
+LATE_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh"})  # absorbed when the layout is blocked already
 REORDER_UNIT = 4  # channels that a layout reorder moves at a time
-POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
+POOLS = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
+TAGGED = POOLS | {"Conv", "BatchNormalization"}  # kernels that differ between the layouts; element-wise ones are the same
 
 
 @dataclass(slots=True)
 class _Group:
-    """A kernel in the making: what leads it, the last node that it has absorbed, and what else it can absorb."""
+    """A kernel in the making: what leads it, the last node that it has absorbed, its layout, whether it can absorb an Add."""
 
     op: str
     tail: Node
     blocked: bool
-    conv: bool = False
-    activation: bool = False
-    added: bool = False
+    takes_add: bool = False
+
+
+def _reduced(graph: Graph) -> Graph:
+    """The graph without the nodes that go before any are fused: those that nothing needs, copies, and a Relu that a Clip covers.
+
+    A copy that is an output of the network passes its name to what it copies, and stays where either is read elsewhere.
+    """
+    needed = set(graph.outputs)
+    live: list[Node] = []
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+            live.append(node)
+    sources: dict[str, str] = {}
+    kept: list[Node] = []
+    for node in reversed(live):
+        readers = graph.consumers.get(node.outputs[0], ())
+        covered = node.op == "Relu" and [reader.op for reader in readers] == ["Clip"]
+        inputs = tuple(sources.get(value, value) for value in node.inputs)
+        if (node.op == "Identity" or covered) and node.outputs[0] not in graph.outputs:
+            sources[node.outputs[0]] = inputs[0]
+        else:
+            kept.append(replace(node, inputs=inputs))
+    reads = Counter([*graph.outputs, *(value for node in kept for value in dict.fromkeys(node.inputs))])
+    written = {value for node in kept for value in node.outputs}
+    copies = [(node.inputs[0], node.outputs[0]) for node in kept if node.op == "Identity"]
+    names = {value: copy for value, copy in copies if value in written and reads[value] == reads[copy] == 1}
+    gone = set(names.values())
+    nodes = (replace(node, outputs=tuple(names.get(value, value) for value in node.outputs)) for node in kept)
+    return replace(graph, nodes=tuple(node for node in nodes if not (node.op == "Identity" and node.outputs[0] in gone)))
 
 
 class _Fusion:
-    def __init__(self, graph: Graph, block: int) -> None:
-        self.graph = graph
+    def __init__(self, original: Graph, block: int) -> None:
+        self.original = original
+        self.graph = graph = _reduced(original)
         self.block = block
-        self.position = {node.name: i for i, node in enumerate(graph.nodes)}
+        self.position = {node.name: i for i, node in enumerate(original.nodes)}
         self.groups: list[_Group] = []
         self.by_tail: dict[str, _Group] = {}  # value -> the group that writes it
         self.absorbed: set[str] = set()
-        self.alias: dict[str, str] = {}  # an Identity's output -> what it copies
         self.to_blocked: dict[str, str] = {}  # value -> first node that needs it re-ordered
         self.to_plain: dict[str, str] = {}
-
-    def source(self, value: str) -> str:
-        while value in self.alias:
-            value = self.alias[value]
-        return value
 
     def only_reader(self, value: str) -> Node | None:
         """The node that reads a value, where exactly one does and the value is no output of the network."""
@@ -59,19 +84,18 @@ class _Fusion:
         return readers[0]
 
     def is_blocked(self, value: str) -> bool:
-        group = self.by_tail.get(self.source(value))
+        group = self.by_tail.get(value)
         return group is not None and group.blocked
 
     def need(self, node: Node, *, blocked: bool, values: Sequence[str]) -> None:
         """Notes re-orders for what a node reads in the other layout."""
         for value in values:
-            value = self.source(value)
             if value in self.graph.weights or self.is_blocked(value) == blocked:
                 continue
             (self.to_blocked if blocked else self.to_plain).setdefault(value, node.name)
 
-    def start(self, op: str, node: Node, *, blocked: bool, conv: bool = False) -> _Group:
-        group = _Group(op=op, tail=node, blocked=blocked, conv=conv)
+    def start(self, op: str, node: Node, *, blocked: bool) -> _Group:
+        group = _Group(op=op, tail=node, blocked=blocked)
         self.groups.append(group)
         self.by_tail[node.outputs[0]] = group
         for value in node.outputs[1:]:
@@ -94,6 +118,8 @@ class _Fusion:
             return False
         if group == 1:
             return group_channels < block or group_channels % REORDER_UNIT == 0
+        if out_channels % REORDER_UNIT:
+            return False
         if group_channels == 1 and out_channels == group:
             return True
         return group_channels % block == 0 and (out_channels // group) % block == 0
@@ -103,14 +129,22 @@ class _Fusion:
         channels = self.graph.specs[node.inputs[0]].shape[1]
         direct = int(node.attr("group")) == 1 and channels < self.block  # few channels are read in plain layout
         self.need(node, blocked=blocked and not direct, values=node.inputs[:1])
-        group = self.start("Conv", node, blocked=blocked, conv=True)
+        group = self.start("Conv", node, blocked=blocked)
+        biased = len(node.inputs) > 2
         reader = self.only_reader(node.outputs[0])
-        if reader is not None and reader.op == "BatchNormalization" and node.inputs[1] in self.graph.weights:
+        while reader is not None and reader.op == "BatchNormalization" and node.inputs[1] in self.graph.weights:
             self.extend(group, reader)
+            biased = True
             reader = self.only_reader(reader.outputs[0])
-        if reader is not None and reader.op in CONV_ACTIVATIONS and node.op == "Conv":
+        group.takes_add = blocked or biased
+        self.activate(group, CONV_ACTIVATIONS | {"HardSwish"} if blocked else CONV_ACTIVATIONS)
+
+    def activate(self, group: _Group, ops: Set[str]) -> None:
+        """Lets a convolution absorb the activation after it, if it is one of these."""
+        reader = self.only_reader(group.tail.outputs[0])
+        if reader is not None and reader.op in ops and not (reader.op == "HardSwish" and reader.outputs[0] in self.graph.outputs):
             self.extend(group, reader)
-            group.activation = True
+            group.takes_add = False
 
     def swish(self, node: Node) -> Node | None:
         """The Mul that makes a sigmoid a swish, x * sigmoid(x)."""
@@ -120,30 +154,23 @@ class _Fusion:
         return None
 
     def add(self, node: Node) -> bool:
-        """Lets a convolution absorb an Add and the activation after it; in plain layout only an Add with a Relu."""
-        values = [self.source(value) for value in node.inputs]
-        shapes = {self.graph.specs[value].shape for value in values}
+        """Lets a convolution of the layout of what it adds absorb an Add, and the activation after it."""
+        values = node.inputs
         blocked = all(self.is_blocked(value) for value in values)
-        reader = self.only_reader(node.outputs[0])
-        activation = reader if reader is not None and reader.op in (LATE_ACTIVATIONS if blocked else {"Relu"}) else None
-        if len(shapes) != 1 or not (blocked or activation):
+        if len({self.graph.specs[value].shape for value in values}) != 1:
             return False
         for value in values:
             group = self.by_tail.get(value)
-            free = group is not None and group.conv and group.blocked == blocked and not group.activation and not group.added
-            if group is None or not free or self.only_reader(value) is not node:
-                continue
-            self.need(node, blocked=blocked, values=values)
-            self.extend(group, node)
-            group.added = True
-            if activation is not None:
-                self.extend(group, activation)
-                group.activation = True
-            return True
+            if group is not None and group.takes_add and group.blocked == blocked and self.only_reader(value) is node:
+                self.need(node, blocked=blocked, values=values)
+                self.extend(group, node)
+                group.takes_add = False
+                self.activate(group, LATE_ACTIVATIONS if blocked else CONV_ACTIVATIONS)
+                return True
         return False
 
     def stays_blocked(self, node: Node) -> bool:
-        values = [self.source(value) for value in node.inputs if value]
+        values = [value for value in node.inputs if value]
         if not all(self.is_blocked(value) for value in values):
             return False
         specs = [self.graph.specs[value] for value in values]
@@ -156,15 +183,14 @@ class _Fusion:
         return False
 
     def visit(self, node: Node) -> None:
-        if node.op == "Identity":
-            self.alias[node.outputs[0]] = node.inputs[0]
-            return
-        if node.op in ("Conv", "ConvTranspose"):
+        if node.op == "Conv":
             self.conv(node)
             return
         if node.op in POOLS:
             shape = self.graph.specs[node.inputs[0]].shape
-            blocked = self.is_blocked(node.inputs[0]) and shape[1] % self.block == 0
+            whole = node.op.startswith("Global")
+            eager = not whole or node.inputs[0] in self.graph.inputs  # a global pool of a plain value inside the network stays plain
+            blocked = self.block > 1 and len(shape) == 4 and shape[1] % self.block == 0 and (eager or self.is_blocked(node.inputs[0]))
             self.need(node, blocked=blocked, values=node.inputs)
             self.start(node.op, node, blocked=blocked)
             return
@@ -182,6 +208,11 @@ class _Fusion:
             return
         if node.op == "Add" and self.add(node):
             return
+        if node.op == "BatchNormalization" and self.is_blocked(node.inputs[0]):  # becomes a convolution
+            group = self.start(node.op, node, blocked=True)
+            group.takes_add = True
+            self.activate(group, LATE_ACTIVATIONS)
+            return
         blocked = self.stays_blocked(node)
         self.need(node, blocked=blocked, values=[value for value in node.inputs if value])
         self.start(node.op, node, blocked=blocked)
@@ -193,20 +224,21 @@ class _Fusion:
                 self.visit(node)
         for value in graph.outputs:
             if self.is_blocked(value):
-                self.to_plain.setdefault(self.source(value), graph.producers[value].name)
+                self.to_plain.setdefault(value, self.by_tail[value].tail.name)
         layout = f"nchwc{self.block}"
         owned: set[str] = set()
         owner: dict[str, tuple[str, ...]] = {}
         made: list[KernelCall] = []
         for group in sorted(self.groups, key=lambda group: self.position[group.tail.name]):
-            members = members_of(graph, group.tail.outputs[0], owned)
+            members = members_of(self.original, group.tail.outputs[0], owned)
             owned.update(node.name for node in members)
-            tagged = group.blocked and (group.conv or group.op in POOLS)
-            call = make_call(graph, members, op=group.op, layout=layout if tagged else "nchw")
+            tagged = group.blocked and group.op in TAGGED
+            call = make_call(self.original, members, op=group.op, layout=layout if tagged else "nchw")
             owner.update(dict.fromkeys(call.nodes, call.nodes))
             made.append(call)
         for op, needs in (("ReorderInput", self.to_blocked), ("ReorderOutput", self.to_plain)):
             for value, cause in needs.items():
+                value = copied(self.original, value)
                 spec = graph.specs[value]
                 kernel = Kernel(op=op, inputs=(spec,), outputs=(spec,), layout=layout)
                 made.append(KernelCall(kernel=kernel, nodes=owner[cause], output=value))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -154,10 +155,9 @@ class SearchEvaluator:
             for evaluation in sorted(archive.front(self.problem), key=lambda e: (-e.metrics["accuracy"].high, e.genotype))
             if evaluation.genotype not in self.trained
         ][: min(left, self._share())]
-        for i, genotype in enumerate(chosen, 1):
+        for genotype in chosen:
             self.tell(f"training {len(self.trained) + 1} of {self.trainings}")
             self.trained[genotype] = self.train_briefly(genotype)
-            del i
         if chosen:
             rows = [Row(genotype=g, proxies=self.proxies(g), accuracy=accuracy) for g, accuracy in self.trained.items()]
             self.surrogate.fit(rows)
@@ -188,7 +188,12 @@ def training_variant(recipe: Recipe, seed: int, dataset: Dataset) -> str:
 
 def summary(trained: Trained) -> dict[str, Any]:
     """What is recorded of a training."""
-    return {"validation_accuracy": trained.validation_accuracy, "curve": list(trained.curve), "diverged": trained.diverged}
+    return {
+        "validation_accuracy": trained.validation_accuracy,
+        "outcome": trained.outcome,
+        "reason": trained.reason,
+        "curve": [asdict(epoch) for epoch in trained.curve],
+    }
 
 
 def check_metrics(problem_metrics: Sequence[str], energy_reason: str) -> None:
@@ -203,6 +208,4 @@ def check_metrics(problem_metrics: Sequence[str], energy_reason: str) -> None:
 
 def weights_file(folder: Path, genotype: Genotype, seed: int) -> Path:
     """Where a finalist's trained network lies."""
-    from hashlib import sha256
-
     return folder / f"{sha256(repr(genotype).encode()).hexdigest()[:12]}-seed{seed}.onnx"

@@ -7,7 +7,7 @@ too slow. After training, the trained network is measured once more: that is the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -31,7 +31,7 @@ from hwnas.search.problem import Problem
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.units import format_seconds
-from hwnas.workflows.evaluator import Scorer, training_variant, weights_file
+from hwnas.workflows.evaluator import Scorer, summary, training_variant, weights_file
 
 RULE = StoppingRule(relative_error=0.003, min_samples=50, max_seconds=2.0)
 ATTEMPTS = 3
@@ -258,12 +258,7 @@ class Final:
             with disk_errors(self.weights, "make room and go on with --resume"):
                 self.weights.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, lambda place: save(trained.graph, place))
-            return {
-                "validation_accuracy": trained.validation_accuracy,
-                "test_accuracy": accuracy(trained.graph, test),
-                "curve": list(trained.curve),
-                "diverged": trained.diverged,
-            }
+            return {**summary(trained), "test_accuracy": accuracy(trained.graph, test)}
 
         variant = training_variant(self.recipe, seed, self.dataset)
         known = self.archive.result("training", genotype, variant)
@@ -283,7 +278,5 @@ def deployed(trained: Graph, space: SearchSpace, genotype: Genotype, batch: int)
 
 def rank(finalists: Sequence[Finalist]) -> list[Finalist]:
     """Those that kept the limit first, then by mean validation accuracy (the test split judges, it does not choose)."""
-    from dataclasses import replace
-
     ordered = sorted(finalists, key=lambda f: (f.measured.kept is False, -fmean(f.validation), f.measured.samples.p10_s))
     return [replace(finalist, rank=i) for i, finalist in enumerate(ordered, 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -287,6 +287,4 @@ def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch
 
 
 def _quality(evaluator: SearchEvaluator) -> dict[str, Any] | None:
-    from dataclasses import asdict
-
     return asdict(evaluator.surrogate.quality()) if evaluator.trained else None
