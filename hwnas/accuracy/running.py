@@ -1,0 +1,44 @@
+"""How this package runs torch: reproducibly, and with channels last, which trains a third faster on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hwnas.accuracy.data import Floats
+from hwnas.errors import require
+from hwnas.ir import Graph
+from hwnas.ir.torch import GraphModule, lower
+
+try:
+    import torch
+except ImportError:
+    require("torch")
+
+
+@contextmanager
+def reproducible(threads: int = 1) -> Iterator[None]:
+    """Runs torch with deterministic algorithms on a stated number of threads, and restores its settings afterwards.
+
+    Threads are part of it because a sum split over other threads rounds otherwise. The settings are global to the process.
+    """
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(True), which imports torch's compiler: seconds
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_deterministic_debug_mode(before[1])
+
+
+def module_of(graph: Graph) -> GraphModule:
+    """A new module with copies of the graph's weights, for inputs from `tensor_of`."""
+    module = lower(graph)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave this overload out
+    return module
+
+
+def tensor_of(images: Floats) -> torch.Tensor:
+    """Images [N, C, H, W] as a tensor of that shape, stored with channels last."""
+    return torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
