@@ -4,6 +4,10 @@ A search looks at far more networks than it could build. These are the optimiser
 graphs show them: a convolution absorbs the batch normalisation after it, one activation and a residual Add; convolutions and
 pools work in a blocked layout (NCHWc), element-wise operators stay in it while all they read is in it, and a value that is
 needed in the other layout is re-ordered once. A test holds the result equal to the runtime's own list.
+
+Not told: what it makes of operators that convolutional networks rarely have (a Transpose into a MatMul, MatMul and Add into Gemm,
+Gelu and LayerNormalization spelled out, an Add before a LayerNormalization, Resize in the blocked layout), constants computed by
+nodes, constants multiplied into a convolution, and two nodes that compute the same.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from hwnas.ir.kernel import copied, make_call, members_of
 CONV_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid"})
 GEMM_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign"})
 BLOCKED_UNARY = frozenset({"Relu", "Sigmoid", "Tanh", "Gelu", "QuickGelu", "HardSigmoid", "HardSwish"})
-LATE_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh"})  # absorbed when the layout is blocked already
+LATE_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})  # absorbed when the layout is blocked already
 REORDER_UNIT = 4  # channels that a layout reorder moves at a time
 POOLS = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
 TAGGED = POOLS | {"Conv", "BatchNormalization"}  # kernels that differ between the layouts; element-wise ones are the same
@@ -35,19 +39,13 @@ class _Group:
 
 
 def _reduced(graph: Graph) -> Graph:
-    """The graph without the nodes that go before any are fused: those that nothing needs, copies, and a Relu that a Clip covers.
+    """The graph without the nodes that go before any are fused: copies, and a Relu that a Clip covers.
 
     A copy that is an output of the network passes its name to what it copies, and stays where either is read elsewhere.
     """
-    needed = set(graph.outputs)
-    live: list[Node] = []
-    for node in reversed(graph.nodes):
-        if needed.intersection(node.outputs):
-            needed.update(node.inputs)
-            live.append(node)
     sources: dict[str, str] = {}
     kept: list[Node] = []
-    for node in reversed(live):
+    for node in graph.nodes:
         readers = graph.consumers.get(node.outputs[0], ())
         covered = node.op == "Relu" and [reader.op for reader in readers] == ["Clip"]
         inputs = tuple(sources.get(value, value) for value in node.inputs)
@@ -55,9 +53,11 @@ def _reduced(graph: Graph) -> Graph:
             sources[node.outputs[0]] = inputs[0]
         else:
             kept.append(replace(node, inputs=inputs))
+    copies = [(node.inputs[0], node.outputs[0]) for node in kept if node.op == "Identity"]
+    if not sources and not copies:
+        return graph
     reads = Counter([*graph.outputs, *(value for node in kept for value in dict.fromkeys(node.inputs))])
     written = {value for node in kept for value in node.outputs}
-    copies = [(node.inputs[0], node.outputs[0]) for node in kept if node.op == "Identity"]
     names = {value: copy for value, copy in copies if value in written and reads[value] == reads[copy] == 1}
     gone = set(names.values())
     nodes = (replace(node, outputs=tuple(names.get(value, value) for value in node.outputs)) for node in kept)
@@ -67,7 +67,7 @@ def _reduced(graph: Graph) -> Graph:
 class _Fusion:
     def __init__(self, original: Graph, block: int) -> None:
         self.original = original
-        self.graph = graph = _reduced(original)
+        self.graph = _reduced(original)
         self.block = block
         self.position = {node.name: i for i, node in enumerate(original.nodes)}
         self.groups: list[_Group] = []
@@ -137,7 +137,7 @@ class _Fusion:
             biased = True
             reader = self.only_reader(reader.outputs[0])
         group.takes_add = blocked or biased
-        self.activate(group, CONV_ACTIVATIONS | {"HardSwish"} if blocked else CONV_ACTIVATIONS)
+        self.activate(group, CONV_ACTIVATIONS | LATE_ACTIVATIONS if blocked else CONV_ACTIVATIONS)
 
     def activate(self, group: _Group, ops: Set[str]) -> None:
         """Lets a convolution absorb the activation after it, if it is one of these."""

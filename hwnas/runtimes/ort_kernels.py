@@ -3,8 +3,8 @@
 The optimiser renames as it fuses, by rules that hold from version to version: a blocked (NCHWc) operator is called after the
 value that it wrote when it was made, a re-ordered value keeps its name on the plain side, and an operator that stays keeps its
 own name. What a blocked convolution absorbed later shows in its fourth input (a residual) and its attribute `activation`.
-An operator that has no kernel of its own is replaced by the nodes that define it, which have no names: together they are the
-kernel of that operator.
+Where it replaces an operator by several nodes (the definition of a HardSwish, the reshapes around a Gemm that was a MatMul), they
+write values that the graph does not know: together they are one kernel.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ NORM_SUFFIX = "_bn_nchwc"  # a batch normalisation of blocked data, which become
 RESIDUAL_INPUT = 3
 REORDERS = ("ReorderInput", "ReorderOutput")
 RENAMED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
-FUNCTIONS = frozenset({"GroupNormalization", "HardSwish", "Mish"})  # replaced by their definition
-LAST = {"HardSwish": "Mul"}  # the end of a definition that may stay blocked, so that the value it writes has lost its name
 
 
 def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], block: int) -> dict[str, KernelCall]:
@@ -36,7 +34,7 @@ def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], block: int) 
         block: channels per block of its blocked layout.
 
     Returns:
-        For every name in `ran` its kernel; the nodes of a definition share one.
+        For every name in `ran` its kernel; nodes that replace one operator share it.
 
     Raises:
         GraphError: a node of the optimised model cannot be traced back to the graph.
@@ -48,6 +46,9 @@ def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], block: int) 
     for name, node in nodes.items():
         if node.op_type in REORDERS:
             reading.place(name, node, [reader for reader, other in nodes.items() if node.output[0] in other.input])
+    stray = next((name for name in nodes if name not in reading.calls), None)
+    if stray is not None:
+        raise GraphError(f"ONNX Runtime's node '{stray}' ({nodes[stray].op_type}) does not correspond to a node of graph '{graph.name}'")
     return reading.calls
 
 
@@ -79,31 +80,21 @@ class _Reading:
         self._position = {node.name: i for i, node in enumerate(graph.nodes)}
         self._computed_by: dict[str, KernelCall] = {}  # name of a graph node -> its kernel
         self._holds: dict[str, str] = {}  # a value of the optimised model -> the graph's value that it holds
-        self._inside: dict[str, Node] = {}  # a value within a definition -> the graph node that is defined
-        self._parts: list[str] = []  # read so far of the definition at hand
+        self._parts: dict[str, list[str]] = {}  # a value that the graph does not know -> the nodes behind it
 
     def read(self, name: str, node: Any) -> None:
-        """Finds the kernel of a node; re-orders wait for `place`."""
+        """Finds the kernel of a node; what writes a value that the graph does not know belongs to the kernel that reads it."""
         if node.op_type in REORDERS:
             self._holds[node.output[0]] = self._held(node.input[0])
             return
-        function = None if node.name else self._function(node)
-        if node.name or (function is None and node.output[0] in self._graph.producers):
-            op = "BatchNormalization" if node.name.endswith(NORM_SUFFIX) else RENAMED.get(node.op_type, node.op_type)
-            value = self._holds[node.output[0]] = self._written(node)
-            self.calls[name] = self._make(op, value, self._blocked if node.domain == NCHWC_DOMAIN else "nchw")
+        parts = [name, *(part for value in node.input for part in self._parts.get(value, ()) if part not in self.calls)]
+        value = self._written(node)
+        if value is None:
+            self._parts.update((output, parts) for output in node.output)
             return
-        self._parts.append(name)
-        if function is None:
-            return
-        named = node.output[0] in self._graph.producers
-        if named or node.op_type == LAST.get(function.op):
-            value = str(node.output[0]) if named else function.outputs[0]
-            self._holds[node.output[0]] = value
-            self.calls.update(dict.fromkeys(self._parts, self._make(function.op, value)))
-            self._parts = []
-        else:
-            self._inside[node.output[0]] = function
+        self._holds[node.output[0]] = value
+        call = self._make(node, value, alone=len(parts) == 1)
+        self.calls.update(dict.fromkeys(parts, call))
 
     def place(self, name: str, node: Any, readers: Sequence[str]) -> None:
         """Attributes a re-order to the kernel that needs it, the first in the graph; one of an output to the kernel that wrote it."""
@@ -117,41 +108,32 @@ class _Reading:
     def _held(self, value: str) -> str:
         return self._holds.get(value, value)
 
-    def _make(self, op: str, value: str, layout: str = "nchw") -> KernelCall:
-        """The kernel that writes a graph's value; its members are what leads there and belongs to no other."""
+    def _make(self, node: Any, value: str, *, alone: bool) -> KernelCall:
+        """The kernel that writes a graph's value, from all that leads there and belongs to no other; what is repeated adds to the first."""
         members = members_of(self._graph, value, set(self._computed_by))
         if not members:
-            raise GraphError(f"ONNX Runtime computes '{value}' of graph '{self._graph.name}' twice ({op}), which hwnas cannot attribute")
+            return self._computed_by[self._graph.producers[value].name]
+        op = "BatchNormalization" if node.name.endswith(NORM_SUFFIX) else RENAMED.get(node.op_type, node.op_type)
+        if not alone or (op == "Reshape" and all(member.op != op for member in members)):  # one of several nodes names none of them
+            op = members[0].op
+        layout = self._blocked if node.domain == NCHWC_DOMAIN else "nchw"
         call = make_call(self._graph, members, op=op, layout=layout)
         self._computed_by.update((member.name, call) for member in members)
         return call
 
-    def _function(self, node: Any) -> Node | None:
-        """The graph node to whose definition a node without a name belongs."""
-        writer = self._graph.producers.get(copied(self._graph, node.output[0]))
-        if writer is not None:
-            return writer if writer.op in FUNCTIONS else None
-        for value in node.input:
-            if value in self._inside:
-                return self._inside[value]
-        for value in node.input:
-            for reader in self._readers(self._held(value)):
-                if reader.op in FUNCTIONS and reader.name not in self._computed_by:
-                    return reader
-        return None
-
-    def _written(self, node: Any) -> str:
-        """The graph's value that a node writes, activation and residual that it absorbed included."""
-        graph = self._graph
+    def _written(self, node: Any) -> str | None:
+        """The graph's value that a node writes, activation and residual that it absorbed included; None inside a definition."""
         for suffix in (NORM_SUFFIX, NCHWC_SUFFIX):
-            if node.name.endswith(suffix) and (made := str(node.name.removesuffix(suffix))) in graph.producers:
+            if node.name.endswith(suffix) and (made := str(node.name.removesuffix(suffix))) in self._graph.producers:
                 return self._absorbed_later(node, made)
-        if node.output[0] in graph.producers:
+        if node.output[0] in self._graph.producers:
             return str(node.output[0])
         original = self._by_name.get(node.name) or self._by_name.get(node.name.split("/", 1)[0])
-        if original is None:
-            raise GraphError(f"ONNX Runtime's node '{node.name}' ({node.op_type}) does not correspond to a node of graph '{graph.name}'")
-        return original.outputs[0]
+        if original is None and node.op_type == "Mul" and any(value in self._parts for value in node.input):
+            # the end of a HardSwish; of blocked data, since its output has lost its name
+            readers = (reader for value in node.input for reader in self._readers(self._held(value)))
+            original = next((reader for reader in readers if reader.op == "HardSwish" and reader.name not in self._computed_by), None)
+        return original.outputs[0] if original else None
 
     def _absorbed_later(self, node: Any, value: str) -> str:
         """What a blocked node writes in the end, from what it wrote when it was made."""
