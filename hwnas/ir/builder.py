@@ -104,4 +104,6 @@ class GraphBuilder:
 
     def finish(self, *outputs: str) -> Graph:
         """The finished graph."""
-        return Graph.make(name=self.name, inputs=self._inputs, outputs=outputs, nodes=self._nodes, weights=self._weights)
+        return Graph.assemble(
+            name=self.name, inputs=self._inputs, outputs=outputs, nodes=self._nodes, weights=self._weights, specs=self._specs
+        )

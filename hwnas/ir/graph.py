@@ -73,6 +73,24 @@ class Graph:
                     raise GraphError(f"node '{node.name}' ({node.op}) writes '{value}', which exists already")
                 specs[value] = spec
             done.append(node)
+        return cls.assemble(name=name, inputs=inputs, outputs=outputs, nodes=done, weights=weights, specs=specs)
+
+    @classmethod
+    def assemble(
+        cls,
+        *,
+        name: str,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Iterable[str],
+        nodes: Iterable[Node],
+        weights: Mapping[str, Weight],
+        specs: Mapping[str, TensorSpec],
+    ) -> Graph:
+        """A graph of nodes that are canonical already, in order, with the specs of all their values.
+
+        Raises:
+            GraphError: an output is missing.
+        """
         outputs = tuple(outputs)
         missing = [value for value in outputs if value not in specs]
         if missing or not outputs:
@@ -81,9 +99,9 @@ class Graph:
             name=name,
             inputs=MappingProxyType(dict(inputs)),
             outputs=outputs,
-            nodes=tuple(done),
+            nodes=tuple(nodes),
             weights=MappingProxyType(dict(weights)),
-            specs=MappingProxyType(specs),
+            specs=MappingProxyType(dict(specs)),
         )
 
     def __deepcopy__(self, memo: dict[int, object]) -> Graph:

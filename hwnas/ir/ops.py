@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from hwnas.errors import GraphError, did_you_mean
 from hwnas.ir import op_complete as complete
 from hwnas.ir import op_shapes as shapes
-from hwnas.ir.node import AttrValue, Node, TensorSpec
+from hwnas.ir.node import Attrs, AttrValue, Node, TensorSpec
 from hwnas.ir.op_complete import Attributes, Complete
 from hwnas.ir.op_shapes import Infer
 
@@ -49,31 +50,35 @@ def canonical(node: Node, inputs: Sequence[TensorSpec]) -> Node:
     Raises:
         GraphError: for an unknown operator, a missing or unknown attribute, or a wrong number of inputs; names the node.
     """
-    schema = OPS.get(node.op)
-    if schema is None:
-        raise GraphError(
-            f"node '{node.name}': operator '{node.op}' is not supported{did_you_mean(node.op, OPS)}; supported: {', '.join(sorted(OPS))}"
-        )
-    if not schema.arity[0] <= len(inputs) <= schema.arity[1]:
-        low, high = schema.arity
-        raise GraphError(f"node '{node.name}' ({node.op}) takes {low if low == high else f'{low} to {high}'} inputs, got {len(inputs)}")
-    given = dict(node.attrs)
-    unknown = sorted(set(given) - set(schema.defaults) - set(schema.required))
-    if unknown:
-        raise GraphError(f"node '{node.name}' ({node.op}): attribute '{unknown[0]}' is not supported")
-    missing = [key for key in schema.required if key not in given]
-    if missing:
-        raise GraphError(f"node '{node.name}' ({node.op}): attribute '{missing[0]}' is required")
-    full: Attributes = {**schema.defaults, **given}
     try:
-        for key, default in schema.defaults.items():
-            if isinstance(default, float):
-                full[key] = float(full[key])
-        if schema.complete:
-            schema.complete(full, inputs)
+        return replace(node, attrs=_canonical_attrs(node.op, node.attrs, tuple(inputs)))
     except _MISFITS as error:
         raise GraphError(f"node '{node.name}' ({node.op}): {error}") from error
-    return replace(node, attrs=tuple(sorted((key, _exact(value)) for key, value in full.items() if value is not None)))
+
+
+@lru_cache(maxsize=65_536)
+def _canonical_attrs(op: str, attrs: Attrs, inputs: tuple[TensorSpec, ...]) -> Attrs:
+    """Canonical attributes; remembered, since the networks of a space are made of the same few layers."""
+    schema = OPS.get(op)
+    if schema is None:
+        raise GraphError(f"operator '{op}' is not supported{did_you_mean(op, OPS)}; supported: {', '.join(sorted(OPS))}")
+    if not schema.arity[0] <= len(inputs) <= schema.arity[1]:
+        low, high = schema.arity
+        raise GraphError(f"it takes {low if low == high else f'{low} to {high}'} inputs, got {len(inputs)}")
+    given = dict(attrs)
+    unknown = sorted(set(given) - set(schema.defaults) - set(schema.required))
+    if unknown:
+        raise GraphError(f"attribute '{unknown[0]}' is not supported")
+    missing = [key for key in schema.required if key not in given]
+    if missing:
+        raise GraphError(f"attribute '{missing[0]}' is required")
+    full: Attributes = {**schema.defaults, **given}
+    for key, default in schema.defaults.items():
+        if isinstance(default, float):
+            full[key] = float(full[key])
+    if schema.complete:
+        schema.complete(full, inputs)
+    return tuple(sorted((key, _exact(value)) for key, value in full.items() if value is not None))
 
 
 def single(value: float) -> float:
@@ -102,17 +107,22 @@ def infer(node: Node, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     Raises:
         GraphError: when the inputs do not fit the operator; names the node.
     """
-    schema = OPS[node.op]
     try:
-        if not schema.mixed_types and len({spec.dtype for spec in inputs}) > 1:
-            raise GraphError(f"their types differ: {', '.join(spec.dtype for spec in inputs)}")
-        outputs = tuple(schema.infer(node, inputs))
+        outputs = _output_specs(node.op, node.attrs, tuple(inputs), len(node.outputs))
     except _MISFITS as error:
         shapes = ", ".join(str(list(spec.shape)) for spec in inputs)
         raise GraphError(f"node '{node.name}' ({node.op}) does not accept inputs of shapes {shapes}: {error}") from error
     if len(outputs) < len(node.outputs):
         raise GraphError(f"node '{node.name}' ({node.op}) has {len(node.outputs)} outputs; {len(outputs)} are supported")
     return outputs[: len(node.outputs)]
+
+
+@lru_cache(maxsize=65_536)
+def _output_specs(op: str, attrs: Attrs, inputs: tuple[TensorSpec, ...], outputs: int) -> tuple[TensorSpec, ...]:
+    schema = OPS[op]
+    if not schema.mixed_types and len({spec.dtype for spec in inputs}) > 1:
+        raise GraphError(f"their types differ: {', '.join(spec.dtype for spec in inputs)}")
+    return tuple(schema.infer(Node(name="", op=op, inputs=(), outputs=("",) * outputs, attrs=attrs), inputs))
 
 
 def _unary(**defaults: AttrValue) -> OpSchema:
