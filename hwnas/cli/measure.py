@@ -29,18 +29,16 @@ def devices(as_json: bool) -> None:
         options.print_json(machine.as_json())
         return
     console = options.console()
-    table = Table("device", "model", "cores", "caches", "instructions", "energy")
     for found in machine.devices:
         caches = ", ".join(f"{level} {format_bytes(size)}" for level, size in found.spec.caches_bytes.items())
-        energy = f"unavailable: {found.energy}" if found.energy else "available"
-        table.add_row(found.spec.name, found.spec.model, str(found.spec.units), caches, " ".join(found.spec.features), energy)
+        console.print(f"[bold]{found.spec.name}[/bold]  {found.spec.model}, {found.spec.units} cores, {' '.join(found.spec.features)}")
+        console.print(f"  caches   {caches}; memory {format_bytes(found.spec.memory_bytes)}")
+        console.print(f"  energy   {f'unavailable: {found.energy}' if found.energy else 'available'}")
     for name, reason in machine.absent.items():
-        table.add_row(name, f"not usable: {reason}", "", "", "", "")
-    console.print(table)
-    runtimes = Table("runtime", "works here")
+        console.print(f"[bold]{name}[/bold]  not usable: {reason}")
     for status in machine.runtimes:
-        runtimes.add_row(status.name, f"no: {status.problem}" if status.problem else f"yes, version {status.version}")
-    console.print(runtimes)
+        works = f"not usable: {status.problem}" if status.problem else f"works, version {status.version}"
+        console.print(f"[bold]{status.name}[/bold]  {works}")
 
 
 @click.command()

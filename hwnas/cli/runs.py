@@ -136,7 +136,8 @@ def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
         predicted = row["predicted_latency_s"]
         interval = f"{format_seconds(predicted['value'])} [{format_seconds(predicted['low'])}, {format_seconds(predicted['high'])}]"
         kept = {True: "yes", False: "NO", None: "no limit"}[row["limit_kept"]]
-        accuracy = f"{format_fraction(row['accuracy_mean'])} ± {format_fraction(row['accuracy_sd'])}"
+        deviation = "one seed" if row["accuracy_sd"] is None else f"± {format_fraction(row['accuracy_sd'])}"
+        accuracy = f"{format_fraction(row['accuracy_mean'])} {deviation}"
         shipped = [speedup if finalist.rank == 1 else ""] if speedup else []
         table.add_row(
             str(finalist.rank), interval, format_seconds(row["measured_latency_s"]), kept, accuracy, format_count(finalist.params), *shipped

@@ -31,6 +31,7 @@ POPULATION = 32  # random networks against which proxies are ranked, frozen at t
 PER_GENERATION_LEAST = 1
 SD = 1.645  # half of a 90 % interval of a normal variable, in standard deviations
 UNSCORED = Bounded(0.0, 0.0, 1.0)
+NOT_SCORED = "not scored: breaks a limit"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,7 +137,7 @@ class SearchEvaluator:
         found = []
         for i, genotype in enumerate(genotypes):
             if i not in kept:
-                found.append((UNSCORED, "not scored: breaks a limit"))
+                found.append((UNSCORED, NOT_SCORED))
             elif genotype in self.trained:
                 found.append((Bounded.exact(self.trained[genotype]), "trained briefly"))
             else:

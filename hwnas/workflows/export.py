@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def export(
             return float(np.mean(np.argmax(predict(images), axis=1) == labels))
 
         doing("exporting, measuring and verifying")
+        began = time.perf_counter()
         predicted = finalist["predicted_latency_s"]
         limits = [Constraint.parse(text) for text in run.record.get("constraints", ())]
         manifest = package(
@@ -98,7 +100,8 @@ def export(
             limit_s=min((limit.limit for limit in limits if limit.metric == "latency"), default=None),
             force=force,
         )
-        archive.record("export", genotype, f"rank {rank} {manifest.precision}", {"folder": str(out_dir), **plain(manifest)}, 0.0)
+        payload = {"folder": str(out_dir), **plain(manifest)}
+        archive.record("export", genotype, f"rank {rank} {manifest.precision}", payload, time.perf_counter() - began)
     return run, manifest
 
 

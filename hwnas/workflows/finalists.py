@@ -100,7 +100,7 @@ class Finalist:
             "measured_grade": samples.grade,
             "limit_kept": self.measured.kept,
             "accuracy_mean": fmean(self.accuracies),
-            "accuracy_sd": stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0,
+            "accuracy_sd": stdev(self.accuracies) if len(self.accuracies) > 1 else None,
             "accuracies": list(self.accuracies),
             "accuracy_split": "test",
             "validation_accuracies": list(self.validation),

@@ -26,6 +26,7 @@ from hwnas.search.problem import Budget, Constraint, Objective, Problem
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.workflows.context import setting_of
+from hwnas.workflows.evaluator import NOT_SCORED
 from hwnas.workflows.runs import Run, find
 from hwnas.workflows.search import energy_reason
 
@@ -119,7 +120,11 @@ def _trials(archive: Archive, problem: Problem) -> tuple[view.Trial, ...]:
     return tuple(
         view.Trial(
             network=_network(genotype),
-            metrics={name: view.Interval(b.value, b.low, b.high) for name, b in evaluation.metrics.items()},
+            metrics={
+                name: view.Interval(bound.value, bound.low, bound.high)
+                for name, bound in evaluation.metrics.items()
+                if evaluation.source[name] != NOT_SCORED
+            },
             feasible=problem.feasible(evaluation),
             generation=first[genotype],
         )
