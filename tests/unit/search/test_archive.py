@@ -206,6 +206,8 @@ class TestOpening:
                 assert list(reader.latest()) == [A]
                 writer.add(evaluations(B), generation=2, epoch=0)
                 assert list(reader.latest()) == [A, B]
+                with reader._transaction() as connection:
+                    assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
     def test_a_reader_writes_nothing(self, path):
         """Trying to is an error."""

@@ -13,20 +13,30 @@ from hwnas.search.problem import Constraint
 from hwnas.spaces.base import Gene, SearchSpace
 
 
+def latency_bounds(rows):
+    """Wide intervals for half of the networks, so that the smallest upper end is not that of the smallest value."""
+    latency, _ = table(rows)
+    return np.stack([latency, 0.9 * latency, latency * np.where(np.asarray(rows).sum(axis=1) % 2, 1.05, 1.5)], axis=1)
+
+
+def accuracy_bounds(rows):
+    """Likewise for the lower ends."""
+    _, accuracy = table(rows)
+    return np.stack([accuracy, accuracy * np.where(np.asarray(rows).sum(axis=1) % 2, 0.95, 0.8), accuracy], axis=1)
+
+
 class Asked:
-    """The toy's latency with 5 % of interval on each side, and its accuracy as it is; remembers what it was asked."""
+    """The toy's latency and accuracy with their intervals; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, ...]] = []
 
     def latency(self, rows):
         self.rows.extend(map(tuple, rows.tolist()))
-        latency, _ = table(rows)
-        return np.stack([latency, 0.95 * latency, 1.05 * latency], axis=1)
+        return latency_bounds(rows)
 
     def __call__(self, rows):
-        _, accuracy = table(rows)
-        return {"latency": self.latency(rows), "accuracy": np.stack([accuracy] * 3, axis=1)}
+        return {"latency": self.latency(rows), "accuracy": accuracy_bounds(rows)}
 
 
 def rng(seed=0):
@@ -56,8 +66,10 @@ class TestSmallest:
         asked = Asked()
         genotype, bound = smallest(SPACE, asked.latency, rng(seed), evaluations=600)
         rows, latency, _ = everything()
-        assert genotype == tuple(rows[np.argmin(latency)].tolist())
-        assert bound == Bounded(latency.min(), 0.95 * latency.min(), 1.05 * latency.min())
+        bounds = latency_bounds(rows)
+        best = int(np.argmin(bounds[:, 2]))
+        assert genotype == tuple(rows[best].tolist()) != tuple(rows[np.argmin(latency)].tolist())
+        assert bound == Bounded(*bounds[best].tolist())
 
     @pytest.mark.parametrize("evaluations", [1, 30, 200])
     def test_the_budget_is_kept(self, evaluations):
@@ -91,11 +103,10 @@ class TestCheck:
     def test_a_network_that_keeps_the_limits_is_returned(self):
         """As soon as one is met; a loose limit costs one sample."""
         asked = Asked()
-        limits = [Constraint.parse("latency<=6ms"), Constraint.parse("accuracy>=70%")]
+        limits = [Constraint.parse("latency<=9ms"), Constraint.parse("accuracy>=60%")]
         genotype = check(SPACE, limits, asked, rng())
-        latency, accuracy = (float(column[0]) for column in table([genotype]))
-        assert 1.05 * latency <= 6e-3
-        assert accuracy >= 0.7
+        assert latency_bounds([genotype])[0, 2] <= 9e-3
+        assert accuracy_bounds([genotype])[0, 1] >= 0.6
         assert len(asked.rows) < 100
 
     def test_without_limits_the_reference_will_do(self):
@@ -106,30 +117,35 @@ class TestCheck:
 
     def test_a_limit_just_above_the_smallest_value_is_kept(self):
         """Refusing it would be wrong: the one network that keeps it is found."""
-        rows, latency, _ = everything()
-        limit = Constraint("latency", "<=", 1.05 * float(latency.min()) * 1.0001)
-        assert check(SPACE, [limit], Asked(), rng()) == tuple(rows[np.argmin(latency)].tolist())
+        rows, _, _ = everything()
+        upper = latency_bounds(rows)[:, 2]
+        limit = Constraint("latency", "<=", float(upper.min()) * 1.0001)
+        assert check(SPACE, [limit], Asked(), rng()) == tuple(rows[np.argmin(upper)].tolist())
 
     def test_a_limit_below_every_network_is_refused_with_the_smallest_value(self):
         """Also when only the upper end of the interval is beyond it."""
-        _, latency, _ = everything()
-        for factor in (0.5, 1.01):
-            limit = Constraint("latency", "<=", float(latency.min()) * factor)
+        rows, _, _ = everything()
+        bounds = latency_bounds(rows)
+        value, _, high = bounds[np.argmin(bounds[:, 2])].tolist()
+        for limit_s in (0.5 * value, (value + high) / 2):
+            limit = Constraint("latency", "<=", limit_s)
             with pytest.raises(InfeasibleError) as caught:
                 check(SPACE, [Constraint.parse("accuracy>=10%"), limit], Asked(), rng())
             assert str(caught.value) == (
-                f"no network of 'toy' keeps '{limit}': the smallest reachable latency is 1.388 ms (1.457 ms at the upper end of its "
-                "interval, which counts); loosen the limit beyond that, or choose another space"
+                f"no network of 'toy' keeps '{limit}': the smallest reachable latency is {1e3 * value:.3f} ms ({1e3 * high:.3f} ms at the "
+                "upper end of its interval, which counts); loosen the limit beyond that, or choose another space"
             )
 
     def test_a_lower_limit_above_every_network_names_the_largest_value(self):
-        """The mirror image; an exact metric has no interval to speak of."""
-        _, _, accuracy = everything()
-        with pytest.raises(InfeasibleError, match=rf"the largest reachable accuracy is {100 * accuracy.max():.2f} %; loosen"):
-            check(SPACE, [Constraint.parse("accuracy>=99%")], Asked(), rng())
+        """The mirror image, held against the lower end."""
+        rows, _, _ = everything()
+        bounds = accuracy_bounds(rows)
+        best, low, _ = (100 * bounds[np.argmax(bounds[:, 1])]).tolist()
+        with pytest.raises(InfeasibleError, match=rf"the largest reachable accuracy is {best:.2f} % \({low:.2f} % at the lower end"):
+            check(SPACE, [Constraint("accuracy", ">=", (best + low) / 200)], Asked(), rng())
 
     def test_limits_that_only_fail_together_are_named_together(self):
         """Each alone can be kept, no network keeps both; the closest one shows what gives."""
-        limits = [Constraint.parse("latency<=1.6ms"), Constraint.parse("accuracy>=90%")]
-        with pytest.raises(InfeasibleError, match=r"keeps 'latency<=1.6ms' and 'accuracy>=90%' together; the closest one .* by [\d.]+ %"):
+        limits = [Constraint.parse("latency<=3ms"), Constraint.parse("accuracy>=80%")]
+        with pytest.raises(InfeasibleError, match=r"keeps 'latency<=3ms' and 'accuracy>=80%' together; the closest one .* by [\d.]+ %"):
             check(SPACE, limits, Asked(), rng())

@@ -74,6 +74,11 @@ class TestSelect:
         assert chosen[1:] == members[-2:]
         assert chosen[0] in crowd
 
+    def test_objectives_count_alike_whatever_their_units(self):
+        """Half of the accuracies' range is farther than a hundredth of the latencies', though its number is smaller."""
+        fast, near, slow, best = network(1, 1.0, 0.1), network(2, 2.2, 0.3), network(3, 100.0, 0.6), network(4, 101.0, 0.9)
+        assert select((fast, near, slow, best), 3, OBJECTIVES) == (fast, slow, best)
+
     def test_a_small_front_is_taken_whole(self):
         """Also an empty one."""
         assert select(self.line[:2], 5, OBJECTIVES) == self.line[:2]

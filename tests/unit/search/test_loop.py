@@ -287,7 +287,12 @@ class TestRefinement:
         asked = problem(evaluations=90)
         with Archive.open(":memory:") as archive:
             evaluator = LearningEvaluator(asked, archive)
-            result = nsga2.search(asked, evaluator, archive, population=12)
+            sizes = []
+            result = nsga2.search(
+                asked, evaluator, archive, population=12, on_generation=lambda p: sizes.append((p.front, len(archive.front(asked))))
+            )
+            assert all(told == on_record for told, on_record in sizes)
+            assert result.front == archive.front(asked)
             assert evaluator.trained
             assert max(t.epoch for t in archive.trials()) == evaluator.refinements // 2
             assert {t.evaluation.genotype for t in archive.trials() if t.epoch == 0} <= set(archive.latest())
@@ -326,6 +331,53 @@ class TestRefinement:
         (best,) = result.front
         assert best.metrics["accuracy"].value == 0.5 + float(table([best.genotype])[1][0]) / 2
         assert best.metrics["accuracy"].value >= max(e.metrics["accuracy"].value for e in latest.values())
+
+    def test_the_algorithm_is_told_the_new_front(self):
+        """Once per refinement that changed something, after everybody who survived was evaluated anew."""
+        told = []
+
+        class Attentive(random.RandomStrategy):
+            def __init__(self, *args):
+                super().__init__(*args)
+                self.known = args[-1]
+
+            def survivors(self):
+                return list(self.known)[:5]
+
+            def renew(self, best):
+                told.append((tuple(best), [self.known[genotype] for genotype in self.survivors()]))
+
+        class Growing(TableEvaluator):
+            calls = 0
+
+            def evaluate(self, genotypes):
+                return [
+                    replace(e, metrics={**e.metrics, "accuracy": Bounded.exact(e.metrics["accuracy"].value * (1 - 0.5**self.calls))})
+                    for e in super().evaluate(genotypes)
+                ]
+
+            def refine(self, archive):
+                self.calls += 1
+                return self.calls % 2 == 0
+
+        evaluator = Growing()
+        with Archive.open(":memory:") as archive:
+            loop.run(
+                problem(evaluations=80),
+                evaluator,
+                archive,
+                Attentive,
+                algorithm="attentive",
+                population=20,
+                initial=(),
+                on_generation=None,
+                stop_early=False,
+            )
+            front_now = tuple(e.genotype for e in archive.front(problem()))
+        assert len(told) == evaluator.calls // 2 == 2
+        best, survivors = told[-1]
+        assert best == front_now
+        assert survivors == evaluator.evaluate([e.genotype for e in survivors])
 
     def test_refinement_sees_the_run_as_it_was(self, path):
         """A resumed run shows the hook no trial from its own future."""

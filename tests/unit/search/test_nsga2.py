@@ -110,6 +110,19 @@ class TestStrategy:
             strategy.tell(proposals)
             assert len(set(strategy.survivors())) == 16
 
+    def test_relaxed_limits_let_candidates_compete_on_objectives(self):
+        """Where nobody keeps the limit, a fifth of the first generation counts as if it did; in the end nobody does."""
+        known: dict[tuple[int, ...], Evaluation] = {}
+        strategy = nsga2.Nsga2(problem(limits=["latency<=1ms"]), 20, [], known)
+        passing = []
+        for _ in range(12):
+            proposals = [SPACE.canonical(genotype) for genotype in strategy.ask()]
+            known.update(self.evaluations(proposals))
+            strategy.tell(proposals)
+            passing.append(int((strategy._algorithm.pop.get("CV") == 0).sum()))
+        assert passing[0] >= 4
+        assert passing[10:] == [0, 0]
+
     def test_new_estimates_bring_back_what_had_not_survived(self):
         """The best of all that was seen joins the population again."""
         known: dict[tuple[int, ...], Evaluation] = {}
