@@ -74,7 +74,7 @@ class Recipe:
     @classmethod
     def long(cls) -> Self:
         """For finalists: more epochs, larger shifts."""
-        return cls(epochs=12, shift=1 / 12)
+        return cls(epochs=8, shift=1 / 12)
 
     @property
     def canonical(self) -> str:
