@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 
 from hwnas.devices.base import Device
 from hwnas.devices.cpu import CpuDevice
@@ -13,8 +14,9 @@ GPUS = ("a10", "a100", "a30", "b200", "h100", "h200", "l4", "l40s", "orin", "rtx
 NAMES = ("cpu", *GPUS)
 
 
+@cache
 def here() -> tuple[Device, ...]:
-    """The devices of this machine."""
+    """The devices of this machine; the same objects every time, since asking a processor what it is takes a second."""
     return (CpuDevice(),)
 
 

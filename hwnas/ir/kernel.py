@@ -109,7 +109,7 @@ def make_call(graph: Graph, members: Sequence[Node], *, op: str, layout: str = "
 
 
 def members_of(graph: Graph, value: str, owned: set[str]) -> list[Node]:
-    """The nodes that lead to a value and belong to no kernel yet, in graph order; copies only where there is nothing else."""
+    """The nodes that lead to a value and belong to no kernel yet, in graph order; a copy only where there is nothing else."""
     found: set[str] = set()
     pending = [value]
     while pending:
@@ -118,7 +118,7 @@ def members_of(graph: Graph, value: str, owned: set[str]) -> list[Node]:
             found.add(node.name)
             pending.extend(node.inputs)
     nodes = [node for node in graph.nodes if node.name in found]
-    return [node for node in nodes if node.op != "Identity"] or nodes
+    return [node for node in nodes if node.op != "Identity"] or nodes[-1:]
 
 
 def copied(graph: Graph, value: str) -> str:

@@ -68,9 +68,10 @@ class OrtSession:
         """Time of every kernel in context: the mean of the faster half of its runs, in s."""
         import onnx
 
+        model = self._model if self._graph is not None else to_bytes(self.graph)  # a file's nodes may lack names
         with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
             optimized = Path(folder, "optimized.onnx")
-            session = self._runtime.open(self._model, profile=Path(folder, "profile"), optimized=optimized)
+            session = self._runtime.open(model, profile=Path(folder, "profile"), optimized=optimized)
             with pinned(self._runtime.threads):
                 for _ in range(runs):
                     session.run(self._outputs, dict(feed))

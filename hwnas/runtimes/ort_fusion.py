@@ -46,10 +46,8 @@ def _reduced(graph: Graph) -> Graph:
     sources: dict[str, str] = {}
     kept: list[Node] = []
     for node in graph.nodes:
-        readers = graph.consumers.get(node.outputs[0], ())
-        covered = node.op == "Relu" and [reader.op for reader in readers] == ["Clip"]
         inputs = tuple(sources.get(value, value) for value in node.inputs)
-        if (node.op == "Identity" or covered) and node.outputs[0] not in graph.outputs:
+        if (node.op == "Identity" and node.outputs[0] not in graph.outputs) or (node.op == "Relu" and _clipped(graph, node.outputs[0])):
             sources[node.outputs[0]] = inputs[0]
         else:
             kept.append(replace(node, inputs=inputs))
@@ -62,6 +60,14 @@ def _reduced(graph: Graph) -> Graph:
     gone = set(names.values())
     nodes = (replace(node, outputs=tuple(names.get(value, value) for value in node.outputs)) for node in kept)
     return replace(graph, nodes=tuple(node for node in nodes if not (node.op == "Identity" and node.outputs[0] in gone)))
+
+
+def _clipped(graph: Graph, value: str) -> bool:
+    """Whether a Clip alone reads a value, at most copies and Relus between them."""
+    readers = graph.consumers.get(value, ())
+    if len(readers) != 1 or value in graph.outputs:
+        return False
+    return readers[0].op == "Clip" or (readers[0].op in ("Identity", "Relu") and _clipped(graph, readers[0].outputs[0]))
 
 
 class _Fusion:
@@ -130,14 +136,18 @@ class _Fusion:
         direct = int(node.attr("group")) == 1 and channels < self.block  # few channels are read in plain layout
         self.need(node, blocked=blocked and not direct, values=node.inputs[:1])
         group = self.start("Conv", node, blocked=blocked)
-        biased = len(node.inputs) > 2
-        reader = self.only_reader(node.outputs[0])
-        while reader is not None and reader.op == "BatchNormalization" and node.inputs[1] in self.graph.weights:
-            self.extend(group, reader)
-            biased = True
-            reader = self.only_reader(reader.outputs[0])
+        biased = self.normalize(group) or len(node.inputs) > 2
         group.takes_add = blocked or biased
         self.activate(group, CONV_ACTIVATIONS | LATE_ACTIVATIONS if blocked else CONV_ACTIVATIONS)
+
+    def normalize(self, group: _Group) -> bool:
+        """Folds the batch normalisations after a convolution into its weights; whether there are any."""
+        if group.tail.inputs[1] not in self.graph.weights:
+            return False
+        before = group.tail
+        while (reader := self.only_reader(group.tail.outputs[0])) is not None and reader.op == "BatchNormalization":
+            self.extend(group, reader)
+        return group.tail is not before
 
     def activate(self, group: _Group, ops: Set[str]) -> None:
         """Lets a convolution absorb the activation after it, if it is one of these."""
@@ -185,6 +195,10 @@ class _Fusion:
     def visit(self, node: Node) -> None:
         if node.op == "Conv":
             self.conv(node)
+            return
+        if node.op == "ConvTranspose":
+            self.need(node, blocked=False, values=node.inputs[:1])
+            self.normalize(self.start(node.op, node, blocked=False))
             return
         if node.op in POOLS:
             shape = self.graph.specs[node.inputs[0]].shape
