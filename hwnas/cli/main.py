@@ -37,15 +37,13 @@ def run(arguments: list[str] | None = None) -> int:
     """Runs a command line and returns its exit code."""
     try:
         result: Any = cli.main(args=arguments, prog_name="hwnas", standalone_mode=False)
-    except click.exceptions.Abort:
-        return _say("interrupted", INTERRUPTED)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _say("interrupted; 'profile' and 'search' keep what they have done so far and go on with --resume", INTERRUPTED)
     except click.ClickException as error:
-        hint = f" (see 'hwnas {error.ctx.info_name} --help')" if isinstance(error, click.UsageError) and error.ctx else ""
+        hint = f" (see '{error.ctx.command_path} --help')" if isinstance(error, click.UsageError) and error.ctx else ""
         return _say(f"{error.format_message()}{hint}", error.exit_code)
     except HwnasError as error:
         return _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _say("interrupted; what was measured and trained is kept: go on with --resume", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -82,11 +82,12 @@ def console() -> Console:
 
 
 def progress(*extra: str) -> Progress:
-    """A progress bar on standard error; `extra` names fields that are shown behind it."""
+    """A progress bar on standard error, where that is a terminal; `extra` names fields that are shown behind it."""
     columns = [
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         *(TextColumn(f"{{task.fields[{name}]}}") for name in extra),
         TimeElapsedColumn(),
     ]
-    return Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=not console.is_terminal)

@@ -87,8 +87,8 @@ def _watch(evaluations: int) -> Iterator[Watch]:
 
         def started(run: Run, plan: Plan) -> None:
             for note in plan.notes:
-                bar.console.print(f"hwnas: note: {note}", markup=False)
-            bar.console.print(f"run {run.id} in {run.folder}", markup=False)
+                bar.console.print(f"hwnas: note: {note}", markup=False, soft_wrap=True)
+            bar.console.print(f"run {run.id} in {run.folder}", markup=False, soft_wrap=True)
             bar.update(task, total=run.options.num_evals)
 
         yield Watch(generation=generation, doing=doing, started=started)
