@@ -1,6 +1,18 @@
 """What the machine is: its devices, their state, their energy meters."""
 
 from hwnas.devices.base import Device, DeviceSpec, DeviceState, Energy, EnergyMeter, Unavailable
-from hwnas.devices.registry import NAMES, find, here, nvidia_absence
+from hwnas.devices.registry import NAMES, check_name, find, here, nvidia_absence
 
-__all__ = ["NAMES", "Device", "DeviceSpec", "DeviceState", "Energy", "EnergyMeter", "Unavailable", "find", "here", "nvidia_absence"]
+__all__ = [
+    "NAMES",
+    "Device",
+    "DeviceSpec",
+    "DeviceState",
+    "Energy",
+    "EnergyMeter",
+    "Unavailable",
+    "check_name",
+    "find",
+    "here",
+    "nvidia_absence",
+]

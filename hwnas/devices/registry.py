@@ -29,6 +29,16 @@ def nvidia_absence() -> str | None:
     return None if library.nvmlInit_v2() == 0 else "the NVIDIA driver does not answer (nvmlInit failed)"
 
 
+def check_name(name: str) -> None:
+    """Refuses names that no device has, here or elsewhere.
+
+    Raises:
+        UsageError: hwnas knows no such device.
+    """
+    if name not in NAMES:
+        raise UsageError(f"unknown device '{name}'{did_you_mean(name, NAMES)}; known: {', '.join(NAMES)}")
+
+
 def find(name: str) -> Device:
     """The device of that name on this machine.
 
@@ -36,8 +46,7 @@ def find(name: str) -> Device:
         UsageError: hwnas knows no such device.
         DeviceUnavailable: it does, but this machine has none; says what is here and what to do.
     """
-    if name not in NAMES:
-        raise UsageError(f"unknown device '{name}'{did_you_mean(name, NAMES)}; known: {', '.join(NAMES)}")
+    check_name(name)
     for device in here():
         if device.spec.name == name:
             return device

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-from hwnas import __version__
-from hwnas.devices import Device, find
+from hwnas import __version__, spaces
+from hwnas.devices import Device, check_name, find
 from hwnas.errors import UsageError
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import Profile, Setting
@@ -20,8 +20,9 @@ def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, bat
     """The setting that a call asks for.
 
     Raises:
-        UsageError: for an impossible number of threads or images, or a device that has no runtime here.
+        UsageError: for an unknown device, one that has no runtime here, or an impossible number of threads or images.
     """
+    check_name(device)
     if threads < 1:
         raise UsageError(f"--threads must be at least 1, got {threads}")
     if batch < 1:
@@ -38,6 +39,12 @@ def device_and_runtime(device: str, *, threads: int, batch: int) -> tuple[Device
     found = find(device)
     setting = setting_of(device, threads=threads, batch=batch)
     return found, registry.make(setting.runtime, threads), setting
+
+
+def space_for(name: str, num_classes: int) -> spaces.SearchSpace:
+    """The space of this name with so many classes: as it stands where they agree, else as its constructor makes it."""
+    space = spaces.load(name)
+    return space if space.num_classes == num_classes else spaces.load(name, num_classes=num_classes)
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from hwnas import spaces
 from hwnas.accuracy import data
 from hwnas.assets import Workspace
 from hwnas.errors import NotFoundError, UsageError
@@ -20,6 +19,7 @@ from hwnas.ir.onnx import load
 from hwnas.predict import Estimate
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.search.problem import Constraint
+from hwnas.workflows.context import space_for
 from hwnas.workflows.finalists import deployed
 from hwnas.workflows.runs import Run, find
 
@@ -54,7 +54,7 @@ def export(
         file = run.weights / finalist["weights"]
         if not file.is_file():
             raise NotFoundError(f"the trained network '{file}' is gone; train it again with 'hwnas search --resume --name {run.id}'")
-        space = spaces.load(run.options.space, num_classes=data.load(run.options.data).num_classes)
+        space = space_for(run.options.space, data.load(run.options.data).num_classes)
         graph = deployed(load(file), space, genotype, run.options.batch)
         dataset = data.load(run.options.data).fit(graph)
         doing("reading the locked test split")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.assets import Workspace
-from hwnas.devices import NAMES, here
-from hwnas.errors import UsageError, did_you_mean
+from hwnas.devices import here
 from hwnas.ir.onnx import load
 from hwnas.predict import Estimate, KernelEstimate, Predictor, store
 from hwnas.profiling import Setting
@@ -71,8 +70,6 @@ def predict(
         NotFoundError: the device has no predictor yet.
         GraphError: a file is corrupt or not supported.
     """
-    if device not in NAMES:
-        raise UsageError(f"no predictor for '{device}'{did_you_mean(device, NAMES)}; known devices: {', '.join(NAMES)}")
     predictor = load_predictor(workspace, device, threads=threads, batch=batch)
     graphs = [load(path, batch=batch) for path in models]
     estimates = predictor.estimate(graphs, strict=strict)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from hwnas import spaces
 from hwnas.accuracy import data
 from hwnas.accuracy.quality import Quality, Ranking
 from hwnas.assets import Workspace
@@ -25,7 +24,7 @@ from hwnas.search.archive import Archive
 from hwnas.search.problem import Budget, Constraint, Objective, Problem
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
-from hwnas.workflows.context import setting_of
+from hwnas.workflows.context import setting_of, space_for
 from hwnas.workflows.evaluator import NOT_SCORED
 from hwnas.workflows.runs import Run, find
 from hwnas.workflows.search import energy_reason
@@ -53,7 +52,7 @@ def report(workspace: Workspace, run_name: str | None, path: Path | None = None)
 def look(workspace: Workspace, run: Run, archive: Archive) -> view.RunView:
     """Everything that is known of a run, as the page wants it."""
     options = run.options
-    space = spaces.load(options.space, num_classes=data.load(options.data).num_classes)
+    space = space_for(options.space, data.load(options.data).num_classes)
     limits = tuple(Constraint.parse(text) for text in run.record["constraints"])
     objectives = Objective.parse(minimize=options.minimize, maximize=options.maximize)
     problem = Problem(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from hwnas import spaces
 from hwnas.accuracy import data
 from hwnas.accuracy.train import Recipe
 from hwnas.assets import Workspace
@@ -22,7 +21,7 @@ from hwnas.search.evaluator import Bounded
 from hwnas.search.loop import Progress, Result
 from hwnas.search.problem import Budget, Constraint, Objective, Problem
 from hwnas.spaces.base import Genotype
-from hwnas.workflows.context import versions
+from hwnas.workflows.context import space_for, versions
 from hwnas.workflows.evaluator import Scorer, SearchEvaluator, check_metrics
 from hwnas.workflows.finalists import Final, Finalist
 from hwnas.workflows.predict import load_predictor, warnings
@@ -122,7 +121,7 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
         InfeasibleError: no network of the space keeps the limits; gives the smallest reachable value.
     """
     dataset = data.load(options.data)
-    space = spaces.load(options.space, num_classes=dataset.num_classes)
+    space = space_for(options.space, dataset.num_classes)
     objectives = Objective.parse(minimize=options.minimize, maximize=options.maximize)
     limits = tuple(Constraint.parse(text) for text in options.constraint)
     predictor = load_predictor(workspace, options.device, threads=options.threads, batch=options.batch)
