@@ -28,7 +28,6 @@ from hwnas.spaces.base import Genotype, Population
 
 COUNTS: Mapping[str, Callable[[Graph], int]] = {"params": params, "flops": flops, "memory": memory_bytes}
 POPULATION = 32  # random networks against which proxies are ranked, frozen at the start of a run
-PER_GENERATION_LEAST = 1
 SD = 1.645  # half of a 90 % interval of a normal variable, in standard deviations
 UNSCORED = Bounded(0.0, 0.0, 1.0)
 NOT_SCORED = "not scored: breaks a limit"
@@ -79,6 +78,7 @@ class SearchEvaluator:
         dataset: to score and to train on.
         recipe: of the brief trainings.
         trainings: how many in all.
+        population: networks per generation, over which the trainings are spread.
         tell: called with what is being done, for a progress display.
     """
 
@@ -88,6 +88,7 @@ class SearchEvaluator:
     dataset: Dataset
     recipe: Recipe
     trainings: int
+    population: int
     tell: Callable[[str], None] = lambda _: None
     surrogate: AccuracySurrogate = field(init=False)
     trained: dict[Genotype, float] = field(init=False, default_factory=dict)
@@ -166,9 +167,8 @@ class SearchEvaluator:
 
     def _share(self) -> int:
         """Trainings per generation, so that they last through the run."""
-        evaluations = self.problem.budget.evaluations or 0
-        generations = max(1, evaluations // 24)
-        return max(PER_GENERATION_LEAST, ceil(self.trainings / generations))
+        generations = max(1, (self.problem.budget.evaluations or 0) // self.population)
+        return ceil(self.trainings / generations)
 
     def train_briefly(self, genotype: Genotype) -> float:
         """Validation accuracy after a brief training, remembered."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from hwnas import spaces
-from hwnas.assets import Workspace
+from hwnas.assets import Workspace, disk_errors
 from hwnas.predict import Predictor, store
 from hwnas.predict.model import fit, judge
 from hwnas.profiling import NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
+from hwnas.search.lock import Lock
 from hwnas.workflows.context import device_and_runtime, roofline_of, versions
 
 Start = Literal["new", "resume", "restart"]
@@ -53,13 +55,12 @@ def profile(
     Raises:
         DeviceUnavailable: the device is not here.
         UsageError: an unfinished profile is there and `start` is `new`, or it does not fit this call.
+        BusyError: another process measures this device.
         MeasurementError: too little was measured to learn from.
     """
     found, runtime, setting = device_and_runtime(device, threads=threads, batch=batch)
     chosen = spaces.load(space)
     folder = ProfileStore(workspace.profiles / device)
-    if start == "restart":
-        folder.journal(setting).remove()
     empty = Profile(
         setting=setting,
         space=space,
@@ -76,8 +77,23 @@ def profile(
         return figures.mape, figures.within_10
 
     profiler = Profiler(runtime, chosen, folder, look)
-    measured = profiler.run(empty, plan, call_s=runtime.call_s(), resume=start == "resume", report=report)
+    with _alone(folder):
+        if start == "restart":
+            folder.journal(setting).remove()
+        measured = profiler.run(empty, plan, call_s=runtime.call_s(), resume=start == "resume", report=report)
     return Profiled(profile=measured, predictor=learn(workspace, folder.load(setting)))
+
+
+@contextmanager
+def _alone(store: ProfileStore) -> Iterator[None]:
+    """Keeps other processes from measuring the same device: they would disturb each other, and write to one journal."""
+    with disk_errors(store.folder, "make room or give another place with --home"):
+        store.folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(store.folder / "profile.lock", f"the profile in '{store.folder}'")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fit_profile(workspace: Workspace, setting: Setting) -> Profiled:

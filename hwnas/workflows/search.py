@@ -250,6 +250,7 @@ def _carry_out(run: Run, made: Plan, watch: Watch) -> Outcome:
             dataset=made.dataset,
             recipe=Recipe.short(),
             trainings=options.trainings,
+            population=options.population,
             tell=watch.doing,
         )
         result = nsga2.search(
