@@ -67,7 +67,7 @@ def look(workspace: Workspace, run: Run, archive: Archive) -> view.RunView:
     finished = notes.get("finished") or {}
     return view.RunView(
         run=run.id,
-        created=f"{datetime.fromtimestamp((run.folder / 'run.toml').stat().st_mtime):%Y-%m-%d %H:%M}",
+        created=f"{run.record['created'].astimezone():%Y-%m-%d %H:%M}",
         space=str(space),
         device=f"{options.device} ({setting.key})",
         objectives=tuple(view.Objective(metric=o.metric, minimize=o.minimize) for o in objectives),

@@ -18,6 +18,7 @@ from hwnas.search.archive import Archive
 from hwnas.units import format_seconds
 
 FORMAT = 1
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ class Run:
     Attributes:
         folder: that holds it; its name is the run's id.
         options: what was asked.
-        record: versions, seeds, hashes, fingerprint, resolved limits, replay command.
+        record: when it began, versions, seeds, hashes, fingerprint, resolved limits, replay command.
     """
 
     folder: Path
@@ -113,15 +114,28 @@ class Run:
         """The run's database."""
         return Archive.open(self.folder / "trials.sqlite", readonly=readonly)
 
+    def save(self) -> None:
+        """Writes `run.toml`.
+
+        Raises:
+            DiskError: the folder cannot be written.
+        """
+        text = {"format": FORMAT, "options": _plain(asdict(self.options)), "record": _plain(self.record)}
+        with disk_errors(self.folder, "make room or give another place with --home"):
+            write_atomically(self.folder / "run.toml", lambda place: place.write_text(tomli_w.dumps(text)))
+
 
 def create(workspace: Workspace, options: SearchOptions, record: Mapping[str, Any], name: str | None = None) -> Run:
     """A new run, written down before anything is spent.
 
     Raises:
-        UsageError: a run of that name exists.
+        UsageError: a run of that name exists, or the name is none for a folder.
         DiskError: the workspace cannot be written.
     """
-    stem = name or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{Path(options.space).stem}-{options.device}"
+    now = datetime.now(UTC)
+    stem = name or f"{now:%Y%m%d-%H%M%S}-{Path(options.space).stem}-{options.device}"
+    if Path(stem).name != stem or len(stem) > LONGEST_NAME:
+        raise UsageError(f"the name of a run names its folder, so it has no '/' and at most {LONGEST_NAME} letters; got --name '{stem}'")
     folder = workspace.runs / stem
     with disk_errors(workspace.runs, "make room or give another place with --home"):
         workspace.runs.mkdir(parents=True, exist_ok=True)
@@ -129,9 +143,9 @@ def create(workspace: Workspace, options: SearchOptions, record: Mapping[str, An
             folder.mkdir()
         except FileExistsError:
             raise UsageError(f"a run '{stem}' exists; go on with it by --resume, or give another --name") from None
-        text = {"format": FORMAT, "options": _plain(asdict(options)), "record": _plain(record)}
-        write_atomically(folder / "run.toml", lambda place: place.write_text(tomli_w.dumps(text)))
-    return Run(folder=folder, options=options, record=record)
+    run = Run(folder=folder, options=options, record={"created": now, **record})
+    run.save()
+    return run
 
 
 def find(workspace: Workspace, name: str | None = None) -> Run:
@@ -160,11 +174,11 @@ def _read(folder: Path) -> Run:
     path = folder / "run.toml"
     try:
         text = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if text.get("format") != FORMAT:
+            raise FormatError(f"'{path}' has format {text.get('format')}, this hwnas reads {FORMAT}; use the hwnas that wrote it")
+        return Run(folder=folder, options=SearchOptions.read(text["options"]), record=text["record"])
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise FormatError(f"'{path}' is damaged ({one_line(error)}); start the search anew") from error
-    if text.get("format") != FORMAT:
-        raise FormatError(f"'{path}' has format {text.get('format')}, this hwnas reads {FORMAT}; use the hwnas that wrote it")
-    return Run(folder=folder, options=SearchOptions.read(text["options"]), record=text["record"])
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -215,7 +215,8 @@ def resume(workspace: Workspace, given: dict[str, Any], *, name: str | None = No
             f"run '{run.id}' was made with predictor {used[:12]}, which has been fitted anew since ({made.scorer.predictor.digest[:12]}); "
             f"start a new search"
         )
-    return _carry_out(Run(folder=run.folder, options=options, record=run.record), made, watch)
+    record = {**run.record, "replay": options.command()}
+    return _carry_out(Run(folder=run.folder, options=options, record=record), made, watch)
 
 
 def _shown(value: object) -> str:
@@ -243,6 +244,7 @@ def _carry_out(run: Run, made: Plan, watch: Watch) -> Outcome:
     watch.started(run, made)
     options = run.options
     with run.archive() as archive:
+        run.save()  # a resumed run may have been given a larger budget
         evaluator = SearchEvaluator(
             scorer=made.scorer,
             problem=made.problem,
