@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import fsum
 
 from hwnas.ir import KernelCall
+from hwnas.profiling.waves import Floats, Pooled
 from hwnas.runtimes.samples import Samples
 
 
@@ -58,18 +59,16 @@ class NetworkRecord:
     Attributes:
         id: position in the plan; together with the plan's seed it determines the network.
         genotype: in the space that was sampled.
-        samples: end-to-end durations.
+        pooled: end-to-end durations of all its visits.
         kernels: in execution order; their nanoseconds plus `call_ns` add up to `total_ns` exactly.
         call_ns: what the call itself costs, apart from any kernel.
-        measured_in_s: wall-clock time that measuring it took, building included.
     """
 
     id: int
     genotype: tuple[int, ...]
-    samples: Samples
+    pooled: Pooled
     kernels: tuple[KernelRecord, ...]
     call_ns: int
-    measured_in_s: float
 
     def __post_init__(self) -> None:
         if self.call_ns + sum(kernel.nanoseconds for kernel in self.kernels) != self.total_ns:
@@ -77,13 +76,18 @@ class NetworkRecord:
 
     @property
     def total_ns(self) -> int:
-        """End-to-end p10 in whole ns."""
-        return round(self.samples.p10_s * 1e9)
+        """`latency_s` in whole ns."""
+        return round(self.latency_s * 1e9)
 
     @property
     def latency_s(self) -> float:
-        """End-to-end p10 in s."""
-        return self.samples.p10_s
+        """End-to-end p10 in s, on the machine undisturbed (see `hwnas.profiling.waves`)."""
+        return self.pooled.latency_s
+
+    @property
+    def samples(self) -> Samples:
+        """Raw end-to-end durations."""
+        return self.pooled.samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,7 @@ class Profile:
         environment: versions of what the figures depend on.
         block: channels per block of the runtime's layout.
         networks: as measured.
+        canaries: durations of every canary in each round, in s.
         curve: error against time.
         ended_by: `target`, `plateau`, `time`, `count`, or `unfinished`.
         spent_s: wall-clock time in all, over all sessions.
@@ -129,15 +134,11 @@ class Profile:
     environment: Mapping[str, str]
     block: int
     networks: Sequence[NetworkRecord]
+    canaries: Mapping[int, Sequence[Floats]] = field(default_factory=dict)
     curve: Sequence[CurvePoint] = ()
     ended_by: str = "unfinished"
     spent_s: float = 0.0
     digest: str = field(default="", compare=False)
-
-    @property
-    def measured_s(self) -> float:
-        """Time spent on measuring networks."""
-        return fsum(network.measured_in_s for network in self.networks)
 
 
 def attribute(times: Sequence[tuple[KernelCall, float]], total_ns: int, call_ns: int) -> tuple[KernelRecord, ...]:

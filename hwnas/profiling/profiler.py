@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hwnas.errors import UsageError
-from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, attribute
-from hwnas.profiling.store import ProfileStore
+from hwnas.ir import Graph
+from hwnas.ir.cost import memory_bytes
+from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
+from hwnas.profiling.store import Journal, Measuring, ProfileStore
+from hwnas.profiling.waves import Stage, Visit
 from hwnas.runtimes.base import Runtime
-from hwnas.runtimes.samples import Samples, StoppingRule
 from hwnas.spaces import SearchSpace
 
 Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], tuple[float, float]]
 """Fits on the first networks and judges on the second: (MAPE, share within 10 %)."""
 
-NETWORK_RULE = StoppingRule(relative_error=0.003, min_samples=15, max_seconds=0.2)
+CANARIES = 3
+CANARY_SEED = 2**31  # no plan has it: seeds of plans are small
+WAVE_BYTES = 4 * 2**30  # of weights and activations that a wave may hold in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,19 +33,17 @@ class Plan:
         max_time_s: wall-clock limit, over all sessions of a resumed profile.
         target_error: stop when the mean absolute relative error on unseen networks falls to this.
         max_networks: stop after so many.
-        round: networks before the first look at the error, and the fewest between two; later ones come after a quarter more.
+        wave: networks that are visited in turn; the error is looked at between waves, at first after each, later after a quarter more.
+        visits: of every network, each in another round.
         kernel_runs: profiled runs of each network.
-        rule: for the end-to-end samples of one network.
-        retries: how often samples of grade C are taken again.
     """
 
     max_time_s: float = 90.0
     target_error: float = 0.015
     max_networks: int = 2000
-    round: int = 25
-    kernel_runs: int = 15
-    rule: StoppingRule = NETWORK_RULE
-    retries: int = 2
+    wave: int = 20
+    visits: int = 5
+    kernel_runs: int = 12
 
     def __post_init__(self) -> None:
         if self.max_time_s <= 0:
@@ -93,57 +95,103 @@ class Profiler:
             plan: when to stop.
             call_s: cost of an empty call, in s.
             resume: go on with an unfinished profile instead of starting anew.
-            report: called after every network.
+            report: called after every round.
 
         Raises:
             UsageError: there is an unfinished profile and `resume` is False, or it does not fit this call.
         """
-        networks, before_s = self._open(empty, resume)
+        found = self._open(empty, resume)
         journal = self._store.journal(empty.setting)
-        call_ns = round(call_s * 1e9)
-        start = self._clock()
+        before_s, start = found.spent_s, self._clock()
         curve: list[CurvePoint] = []
         judged = 0
 
         def spent_s() -> float:
             return before_s + self._clock() - start
 
-        while not (ended_by := self._ended(plan, curve, len(networks), spent_s())):
-            began = self._clock()
-            record = self.measure(len(networks), empty, plan, call_ns)
-            record = replace(record, measured_in_s=self._clock() - began)
-            journal.append(record)
-            networks.append(record)
-            if len(networks) - judged >= max(plan.round, judged // 4):
+        watch = [self._stage(self._canary(i, empty), empty) for i in range(CANARIES)]
+        done = len(found.records(plan.visits))
+        while not (ended_by := self._ended(plan, curve, done, spent_s())):
+            stages: dict[int, Stage] = {}
+            budget = WAVE_BYTES
+            for number in range(done, min(done + plan.wave, plan.max_networks)):
+                if stages and (budget <= 0 or spent_s() >= plan.max_time_s):
+                    break
+                genotype = self.genotype(number, empty.seed)
+                graph = self._space.graph(genotype, batch=empty.setting.batch)
+                budget -= memory_bytes(graph)
+                stages[number] = self._stage(graph, empty)
+                if number not in found.times:
+                    times = stages[number].kernel_times(plan.kernel_runs)
+                    journal.network(number, genotype, times, round(call_s * 1e9), spent_s())
+                    found.genotypes[number], found.call_ns[number] = genotype, round(call_s * 1e9)
+                    found.times[number] = tuple((time.call, time.seconds) for time in times)
+            while any(len(found.visits.get(number, ())) < plan.visits for number in stages):
+                self._round(watch, stages, found, journal, plan, spent_s)
+                report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
+                if spent_s() >= plan.max_time_s and all(number in found.visits for number in stages):
+                    break
+            done += len(stages)
+            if done - judged >= max(plan.wave, judged // 4) and spent_s() < plan.max_time_s:
+                networks = found.records()
                 if judged:
-                    mape, within = self._judge(networks[:judged], networks[judged:])
+                    mape, within = self._judge(networks[:judged], networks[judged:done])
                     curve.append(CurvePoint(networks=judged, seconds=spent_s(), mape=mape, within_10=within))
-                judged = len(networks)
-            report(Progress(networks=len(networks), seconds=spent_s(), error=curve[-1].mape if curve else None))
-        profile = replace(empty, networks=tuple(networks), curve=tuple(curve), ended_by=ended_by, spent_s=spent_s())
+                judged = done
+            report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
+        profile = replace(
+            empty, networks=tuple(found.records()), canaries=found.canaries, curve=tuple(curve), ended_by=ended_by, spent_s=spent_s()
+        )
         self._store.save(profile)
         return profile
 
-    def _open(self, empty: Profile, resume: bool) -> tuple[list[NetworkRecord], float]:
-        """The networks that are there already and the time they took."""
+    @staticmethod
+    def _round(
+        watch: Sequence[Stage],
+        stages: Mapping[int, Stage],
+        found: Measuring,
+        journal: Journal,
+        plan: Plan,
+        spent_s: Callable[[], float],
+    ) -> None:
+        """Visits the canaries, then every network that lacks visits."""
+        number = max(found.canaries, default=-1) + 1
+        found.canaries[number] = [stage.visit() for stage in watch]
+        journal.canaries(number, found.canaries[number], spent_s())
+        for network, stage in stages.items():
+            visits = found.visits.setdefault(network, [])
+            if len(visits) < plan.visits:
+                visits.append(Visit(network=network, round=number, seconds=stage.visit()))
+                journal.visit(visits[-1], spent_s())
+
+    def _stage(self, graph: Graph, empty: Profile) -> Stage:
+        return Stage.build(self._runtime, graph, precision=empty.setting.precision, seed=0)
+
+    def _canary(self, index: int, empty: Profile) -> Graph:
+        """A fixed network of the space, the same in every profile of it, not among those that are learned from."""
+        return canary(self._space, index, batch=empty.setting.batch)
+
+    def _open(self, empty: Profile, resume: bool) -> Measuring:
+        """What was measured already."""
         journal = self._store.journal(empty.setting)
         header = {"space": empty.space, "seed": empty.seed, "fingerprint": empty.fingerprint, "setting": empty.setting.key}
         if not journal.exists():
             journal.start(header)
-            return [], 0.0
-        found, networks = journal.read()
+            return Measuring()
+        recorded, found = journal.read()
         device = empty.setting.device
         if not resume:
             raise UsageError(
-                f"an unfinished profile of '{device}' with {len(networks)} networks is in '{journal.path}'; "
+                f"an unfinished profile of '{device}' with {len(found.visits)} networks is in '{journal.path}'; "
                 f"go on with --resume, or drop it with --restart"
             )
         for key, value in header.items():
-            if found.get(key) != value:
+            if recorded.get(key) != value:
                 raise UsageError(
-                    f"the unfinished profile of '{device}' has {key} '{found.get(key)}', this call '{value}'; give the same, or --restart"
+                    f"the unfinished profile of '{device}' has {key} '{recorded.get(key)}', this call '{value}'; "
+                    f"give the same, or --restart"
                 )
-        return networks, sum(network.measured_in_s for network in networks)
+        return found
 
     @staticmethod
     def _ended(plan: Plan, curve: Sequence[CurvePoint], networks: int, spent_s: float) -> str | None:
@@ -152,42 +200,17 @@ class Profiler:
         if networks >= plan.max_networks:
             return "count"
         errors = [point.mape for point in curve]
-        if len(errors) >= 2 and max(errors[-2:]) <= plan.target_error:  # twice, so that one lucky round does not end it
+        if len(errors) >= 2 and max(errors[-2:]) <= plan.target_error:  # twice, so that one lucky look does not end it
             return "target"
         if len(errors) > PLATEAU_ROUNDS and min(errors[-PLATEAU_ROUNDS:]) > (1 - PLATEAU_GAIN) * min(errors[:-PLATEAU_ROUNDS]):
             return "plateau"
         return None
 
-    def measure(self, index: int, empty: Profile, plan: Plan, call_ns: int) -> NetworkRecord:
-        """Measures the plan's network number `index`: end to end first, then once more with the runtime's profiler."""
-        genotype = self.genotype(index, empty.seed)
-        graph = self._space.graph(genotype, batch=empty.setting.batch)
-        feed = graph.random_inputs(np.random.default_rng(index))
-        session = self._runtime.build(graph, precision=empty.setting.precision)
-        samples = self._undisturbed(lambda: session.time(feed, plan.rule), plan.retries)
-        times = session.kernel_times(feed, plan.kernel_runs)
-        total_ns = round(samples.p10_s * 1e9)
-        call_ns = min(call_ns, total_ns // 2)
-        return NetworkRecord(
-            id=index,
-            genotype=genotype,
-            samples=samples,
-            kernels=attribute([(time.call, time.seconds) for time in times], total_ns, call_ns),
-            call_ns=call_ns,
-            measured_in_s=0.0,
-        )
-
-    @staticmethod
-    def _undisturbed(take: Callable[[], Samples], retries: int) -> Samples:
-        """Samples of grade A or B where the machine allows: taken again while it disturbs, the steadiest kept."""
-        best = take()
-        for _ in range(retries):
-            if best.grade != "C":
-                break
-            again = take()
-            best = min(best, again, key=lambda samples: samples.spread)
-        return best
-
     def genotype(self, index: int, seed: int) -> tuple[int, ...]:
         """The plan's network number `index`: its own random stream, so that a resumed plan goes on as it would have."""
         return self._space.canonical(self._space.sample(np.random.default_rng([seed, index])))
+
+
+def canary(space: SearchSpace, index: int, *, batch: int = 1) -> Graph:
+    """Canary number `index` of a space."""
+    return space.graph(space.canonical(space.sample(np.random.default_rng([CANARY_SEED, index]))), batch=batch)

@@ -1,7 +1,7 @@
 """Profiles on disk: `profile.toml` and Parquet tables, and the journal that makes profiling survive a kill.
 
-While a profile is being measured every network is appended to a journal (one JSON line, synced to the disk) before it
-counts. `save` turns the journal into tables and removes it.
+While a profile is being measured, every visit of a network is appended to a journal (one JSON line, on the disk before it
+counts). `save` turns the journal into tables and removes it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,23 @@ import tomli_w
 from hwnas.assets import disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line
 from hwnas.ir import Kernel, KernelCall
-from hwnas.profiling.profile import CurvePoint, KernelRecord, NetworkRecord, Profile, Setting
+from hwnas.profiling.profile import CurvePoint, KernelRecord, NetworkRecord, Profile, Setting, attribute
+from hwnas.profiling.waves import Floats, Pooled, Visit, slowdowns
+from hwnas.runtimes.base import KernelTime
 from hwnas.runtimes.samples import Samples
 
 FORMAT = 1
+TABLES = ("networks", "kernels", "canaries")
 _NETWORKS = pa.schema(
     [
         ("id", pa.int32()),
         ("genotype", pa.list_(pa.int16())),
         ("seconds", pa.list_(pa.float64())),
-        ("ended_by", pa.string()),
+        ("rounds", pa.list_(pa.int32())),
         ("call_ns", pa.int64()),
-        ("measured_in_s", pa.float64()),
     ]
 )
+_CANARIES = pa.schema([("round", pa.int32()), ("canary", pa.int16()), ("seconds", pa.list_(pa.float64()))])
 _KERNELS = pa.schema(
     [
         ("network", pa.int32()),
@@ -66,7 +69,7 @@ class ProfileStore:
             HwnasError: the disk refuses (full, read-only); what was measured stays in the journal.
         """
         key = profile.setting.key
-        networks, kernels = _tables(profile.networks)
+        tables = _tables(profile)
         path = self.folder / "profile.toml"
         text: dict[str, Any] = self._read_toml() if path.exists() else {"format": FORMAT, "settings": {}}
         text["device"] = dict(profile.device)
@@ -85,7 +88,7 @@ class ProfileStore:
         with disk_errors(self.folder, "what was measured stays in the journal; make room and run again with --resume"):
             self.folder.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()
-            for name, table in (("networks", networks), ("kernels", kernels)):
+            for name, table in tables.items():
                 file = self.folder / f"{name}-{key}.parquet"
                 write_atomically(file, partial(pq.write_table, table, compression="zstd"))
                 digest.update(file.read_bytes())
@@ -116,11 +119,12 @@ class ProfileStore:
                 f"--threads {setting.threads} --batch {setting.batch}'"
             )
         try:
-            tables = {name: pq.read_table(self.folder / f"{name}-{setting.key}.parquet") for name in ("networks", "kernels")}
+            tables = {name: pq.read_table(self.folder / f"{name}-{setting.key}.parquet") for name in TABLES}
         except (OSError, pa.ArrowException) as error:
             raise FormatError(
                 f"the tables of profile {setting.key} in '{self.folder}' cannot be read ({one_line(error)}); profile again"
             ) from error
+        canaries = _canaries(tables["canaries"])
         return Profile(
             setting=setting,
             space=entry["space"],
@@ -129,7 +133,8 @@ class ProfileStore:
             device=text["device"],
             environment=entry["environment"],
             block=entry["block"],
-            networks=_networks(tables["networks"], tables["kernels"]),
+            networks=_networks(tables["networks"], tables["kernels"], slowdowns(canaries)),
+            canaries=canaries,
             curve=tuple(CurvePoint(**point) for point in entry["curve"]),
             ended_by=entry["ended_by"],
             spent_s=entry["spent_s"],
@@ -149,8 +154,47 @@ class ProfileStore:
         return text
 
 
+@dataclass(slots=True)
+class Measuring:
+    """Everything that a journal holds.
+
+    Attributes:
+        spent_s: wall-clock time until the last line.
+        genotypes: of the networks begun.
+        times: each network's kernels with their time by the runtime's profiler, in s.
+        call_ns: of each network.
+        visits: of each network.
+        canaries: durations of every canary in each round.
+    """
+
+    spent_s: float = 0.0
+    genotypes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    times: dict[int, tuple[tuple[KernelCall, float], ...]] = field(default_factory=dict)
+    call_ns: dict[int, int] = field(default_factory=dict)
+    visits: dict[int, list[Visit]] = field(default_factory=dict)
+    canaries: dict[int, list[Floats]] = field(default_factory=dict)
+
+    def records(self, least_visits: int = 1) -> list[NetworkRecord]:
+        """The networks that were visited often enough, as far as is known by now."""
+        slow = slowdowns(self.canaries)
+        return [
+            record_of(i, self.genotypes[i], Pooled.of(visits, slow), self.times[i], self.call_ns[i])
+            for i, visits in sorted(self.visits.items())
+            if len(visits) >= least_visits
+        ]
+
+
+def record_of(
+    number: int, genotype: tuple[int, ...], pooled: Pooled, times: Sequence[tuple[KernelCall, float]], call_ns: int
+) -> NetworkRecord:
+    """A network's record: its latency split among its kernels."""
+    total_ns = round(pooled.latency_s * 1e9)
+    call_ns = min(call_ns, total_ns // 2)
+    return NetworkRecord(id=number, genotype=genotype, pooled=pooled, kernels=attribute(times, total_ns, call_ns), call_ns=call_ns)
+
+
 class Journal:
-    """Networks as they were measured, one JSON line each, synced before they count."""
+    """What was measured so far, one JSON line each: `network` (built, its kernels timed), `canaries` and `visit`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -165,20 +209,28 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, lambda place: place.write_text(json.dumps({"format": FORMAT, **header}) + "\n"))
 
-    def append(self, network: NetworkRecord) -> None:
-        """Adds a network; it is on the disk when this returns."""
-        kernels = [[k.call.kernel.to_json(), list(k.call.nodes), k.call.output, k.nanoseconds] for k in network.kernels]
-        row = {**_row(network), "kernels": kernels}
-        with (
-            disk_errors(self.path.parent, "what was measured before is kept; make room and run again with --resume"),
-            self.path.open("a") as file,
-        ):
+    def network(self, number: int, genotype: tuple[int, ...], times: Sequence[KernelTime], call_ns: int, spent_s: float) -> None:
+        """A network was built and its kernels timed."""
+        kernels = [[time.call.kernel.to_json(), list(time.call.nodes), time.call.output, time.seconds] for time in times]
+        self._append({"network": number, "genotype": list(map(int, genotype)), "kernels": kernels, "call_ns": call_ns, "spent_s": spent_s})
+
+    def canaries(self, number: int, seconds: Sequence[Floats], spent_s: float) -> None:
+        """The canaries were visited: a round begins."""
+        self._append({"canaries": number, "seconds": [row.tolist() for row in seconds], "spent_s": spent_s})
+
+    def visit(self, visit: Visit, spent_s: float) -> None:
+        """A network was visited."""
+        self._append({"visit": visit.network, "round": visit.round, "seconds": visit.seconds.tolist(), "spent_s": spent_s})
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        remedy = "what was measured before is kept; make room and run again with --resume"
+        with disk_errors(self.path.parent, remedy), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def read(self) -> tuple[dict[str, Any], list[NetworkRecord]]:
-        """The header and every complete network; a line that a kill cut short is cut off the file.
+    def read(self) -> tuple[dict[str, Any], Measuring]:
+        """The header and everything measured; a line that a kill cut short is cut off the file.
 
         Raises:
             FormatError: the header is damaged or of another version.
@@ -190,71 +242,102 @@ class Journal:
             raise FormatError(f"'{self.path}' is damaged ({one_line(error)}); remove it and profile again") from error
         if header.get("format") != FORMAT:
             raise FormatError(f"'{self.path}' has format {header.get('format')}, this hwnas reads {FORMAT}; remove it and profile again")
+        found = Measuring()
         kernels: dict[str, Kernel] = {}
-        networks: list[NetworkRecord] = []
         kept = len(lines[0]) + 1
         for line in lines[1:-1]:
             try:
                 row = json.loads(line)
             except ValueError:
                 break
-            networks.append(_network(row, kernels))
+            _take(found, row, kernels)
             kept += len(line) + 1
         if kept < self.path.stat().st_size:
             os.truncate(self.path, kept)
-        return header, networks
+        return header, found
 
     def remove(self) -> None:
         """Deletes the journal."""
         self.path.unlink(missing_ok=True)
 
 
-def _row(network: NetworkRecord) -> dict[str, Any]:
+def _take(found: Measuring, row: Mapping[str, Any], kernels: dict[str, Kernel]) -> None:
+    found.spent_s = row["spent_s"]
+    if "network" in row:
+        number = row["network"]
+        found.genotypes[number] = tuple(row["genotype"])
+        found.times[number] = tuple((_call(text, nodes, output, kernels), seconds) for text, nodes, output, seconds in row["kernels"])
+        found.call_ns[number] = row["call_ns"]
+    elif "canaries" in row:
+        found.canaries[row["canaries"]] = [np.array(seconds) for seconds in row["seconds"]]
+    else:
+        visit = Visit(network=row["visit"], round=row["round"], seconds=np.array(row["seconds"]))
+        found.visits.setdefault(visit.network, []).append(visit)
+
+
+def _call(text: str, nodes: Sequence[str], output: str, known: dict[str, Kernel]) -> KernelCall:
+    kernel = known.get(text) or known.setdefault(text, Kernel.from_json(text))
+    return KernelCall(kernel=kernel, nodes=tuple(nodes), output=output)
+
+
+def _tables(profile: Profile) -> dict[str, pa.Table]:
+    networks = [
+        {
+            "id": network.id,
+            "genotype": [int(gene) for gene in network.genotype],
+            "seconds": network.samples.seconds.tolist(),
+            "rounds": network.pooled.rounds.tolist(),
+            "call_ns": network.call_ns,
+        }
+        for network in profile.networks
+    ]
+    kernels = [
+        {
+            "network": network.id,
+            "kernel": kernel.call.kernel.to_json(),
+            "nodes": json.dumps(kernel.call.nodes),
+            "output": kernel.call.output,
+            "nanoseconds": kernel.nanoseconds,
+        }
+        for network in profile.networks
+        for kernel in network.kernels
+    ]
+    canaries = [
+        {"round": number, "canary": i, "seconds": seconds.tolist()}
+        for number, row in profile.canaries.items()
+        for i, seconds in enumerate(row)
+    ]
     return {
-        "id": network.id,
-        "genotype": [int(gene) for gene in network.genotype],
-        "seconds": network.samples.seconds.tolist(),
-        "ended_by": network.samples.ended_by,
-        "call_ns": network.call_ns,
-        "measured_in_s": network.measured_in_s,
+        "networks": pa.Table.from_pylist(networks, schema=_NETWORKS),
+        "kernels": pa.Table.from_pylist(kernels, schema=_KERNELS),
+        "canaries": pa.Table.from_pylist(canaries, schema=_CANARIES),
     }
 
 
-def _network(row: Mapping[str, Any], kernels: dict[str, Kernel]) -> NetworkRecord:
-    records = []
-    for text, nodes, output, nanoseconds in row["kernels"]:
-        kernel = kernels.get(text) or kernels.setdefault(text, Kernel.from_json(text))
-        records.append(KernelRecord(call=KernelCall(kernel=kernel, nodes=tuple(nodes), output=output), nanoseconds=nanoseconds))
-    return NetworkRecord(
-        id=row["id"],
-        genotype=tuple(row["genotype"]),
-        samples=Samples(np.array(row["seconds"]), row["ended_by"]),
-        kernels=tuple(records),
-        call_ns=row["call_ns"],
-        measured_in_s=row["measured_in_s"],
-    )
+def _canaries(table: pa.Table) -> dict[int, list[Floats]]:
+    found: dict[int, list[Floats]] = {}
+    for row in table.to_pylist():
+        found.setdefault(row["round"], []).append(np.array(row["seconds"]))
+    return found
 
 
-def _tables(networks: Iterable[NetworkRecord]) -> tuple[pa.Table, pa.Table]:
-    rows, parts = [], []
-    for network in networks:
-        rows.append(_row(network))
-        for kernel in network.kernels:
-            parts.append(
-                {
-                    "network": network.id,
-                    "kernel": kernel.call.kernel.to_json(),
-                    "nodes": json.dumps(kernel.call.nodes),
-                    "output": kernel.call.output,
-                    "nanoseconds": kernel.nanoseconds,
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=_NETWORKS), pa.Table.from_pylist(parts, schema=_KERNELS)
-
-
-def _networks(networks: pa.Table, kernels: pa.Table) -> tuple[NetworkRecord, ...]:
-    by_network: dict[int, list[list[Any]]] = {}
-    for row in kernels.to_pylist():
-        by_network.setdefault(row["network"], []).append([row["kernel"], json.loads(row["nodes"]), row["output"], row["nanoseconds"]])
+def _networks(networks: pa.Table, kernels: pa.Table, slow: Mapping[int, float]) -> tuple[NetworkRecord, ...]:
     known: dict[str, Kernel] = {}
-    return tuple(_network({**row, "kernels": by_network.get(row["id"], [])}, known) for row in networks.to_pylist())
+    parts: dict[int, list[KernelRecord]] = {}
+    for row in kernels.to_pylist():
+        call = _call(row["kernel"], json.loads(row["nodes"]), row["output"], known)
+        parts.setdefault(row["network"], []).append(KernelRecord(call=call, nanoseconds=row["nanoseconds"]))
+    return tuple(
+        NetworkRecord(
+            id=row["id"],
+            genotype=tuple(row["genotype"]),
+            pooled=Pooled(
+                samples=Samples(np.array(row["seconds"])),
+                rounds=np.array(row["rounds"]),
+                slowdown=np.array([slow.get(number, 1.0) for number in row["rounds"]]),
+            ),
+            kernels=tuple(parts.get(row["id"], ())),
+            call_ns=row["call_ns"],
+        )
+        for row in networks.to_pylist()
+    )
