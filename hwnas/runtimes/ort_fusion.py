@@ -236,31 +236,36 @@ class _Fusion:
         for node in graph.nodes:
             if node.name not in self.absorbed:
                 self.visit(node)
-        for value in graph.outputs:
-            if self.is_blocked(value):
-                self.to_plain.setdefault(value, self.by_tail[value].tail.name)
         layout = f"nchwc{self.block}"
         owned: set[str] = set()
         owner: dict[str, tuple[str, ...]] = {}
-        made: list[KernelCall] = []
+        made: list[tuple[float, KernelCall]] = []
         for group in sorted(self.groups, key=lambda group: self.position[group.tail.name]):
             members = members_of(self.original, group.tail.outputs[0], owned)
             owned.update(node.name for node in members)
             tagged = group.blocked and group.op in TAGGED
             call = make_call(self.original, members, op=group.op, layout=layout if tagged else "nchw")
             owner.update(dict.fromkeys(call.nodes, call.nodes))
-            made.append(call)
-        for op, needs in (("ReorderInput", self.to_blocked), ("ReorderOutput", self.to_plain)):
-            for value, cause in needs.items():
-                value = copied(self.original, value)
-                spec = graph.specs[value]
-                kernel = Kernel(op=op, inputs=(spec,), outputs=(spec,), layout=layout)
-                made.append(KernelCall(kernel=kernel, nodes=owner[cause], output=value))
-        return tuple(sorted(made, key=lambda call: self.position[call.nodes[-1]]))
+            made.append((self.position[group.tail.name], call))
+
+        def reorder(op: str, value: str, cause: str, shift: float) -> None:
+            value = copied(self.original, value)
+            spec = graph.specs[value]
+            kernel = Kernel(op=op, inputs=(spec,), outputs=(spec,), layout=layout)
+            made.append((self.position[cause] + shift, KernelCall(kernel=kernel, nodes=owner[cause], output=value)))
+
+        for value, cause in self.to_blocked.items():
+            reorder("ReorderInput", value, cause, -0.5)
+        for value, cause in self.to_plain.items():
+            reorder("ReorderOutput", value, cause, -0.5)
+        for value in graph.outputs:
+            if self.is_blocked(value) and value not in self.to_plain:
+                reorder("ReorderOutput", value, self.by_tail[value].tail.name, 0.5)
+        return tuple(call for _, call in sorted(made, key=lambda pair: pair[0]))
 
 
 def fuse(graph: Graph, block: int) -> tuple[KernelCall, ...]:
-    """The kernels of a graph on ONNX Runtime's CPU provider, in graph order.
+    """The kernels of a graph on ONNX Runtime's CPU provider, in an order in which they can run.
 
     Args:
         graph: the network; weights may still be recipes.

@@ -43,12 +43,12 @@ def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], block: int) 
     reading = _Reading(graph, f"nchwc{block}")
     for name, node in nodes.items():
         reading.read(name, node)
-    for name, node in nodes.items():
-        if node.op_type in REORDERS:
-            reading.place(name, node, [reader for reader, other in nodes.items() if node.output[0] in other.input])
-    stray = next((name for name in nodes if name not in reading.calls), None)
+    moves = {name: node for name, node in nodes.items() if node.op_type in REORDERS}
+    stray = next((name for name in nodes if name not in reading.calls and name not in moves), None)
     if stray is not None:
         raise GraphError(f"ONNX Runtime's node '{stray}' ({nodes[stray].op_type}) does not correspond to a node of graph '{graph.name}'")
+    for name, node in moves.items():
+        reading.place(name, node, [reader for reader, other in nodes.items() if node.output[0] in other.input])
     return reading.calls
 
 

@@ -16,7 +16,6 @@ from hwnas.ir import Graph, GraphBuilder, KernelCall
 from hwnas.ir.onnx import to_bytes, to_model
 from hwnas.runtimes import ort
 from hwnas.runtimes.ort import OrtRuntime, pinned
-from hwnas.runtimes.ort_probe import call_overhead_s
 from hwnas.runtimes.samples import StoppingRule
 from hwnas.testing.conformance import RuntimeConformance
 
@@ -119,18 +118,6 @@ def test_undisturbed_runs_count() -> None:
     """A kernel's time is the mean of the faster half of its runs, and half the microsecond that the profiler cuts off."""
     assert ort._undisturbed_s([9e-6, 2e-6, 4e-6, 700e-6]) == pytest.approx(3.5e-6)
     assert ort._undisturbed_s([5e-6]) == pytest.approx(5.5e-6)
-
-
-def test_the_layout_is_a_known_one(ort_runtime: OrtRuntime) -> None:
-    """Convolutions keep their data plain or in blocks of 8 or 16 channels, and the kernels say so."""
-    assert ort_runtime.block in (1, 8, 16)
-    layouts = {call.kernel.layout for call in computing(ort_runtime.build(small()).kernels())}
-    assert layouts == {"nchw" if ort_runtime.block == 1 else f"nchwc{ort_runtime.block}"}
-
-
-def test_an_empty_call_costs_something(ort_runtime: OrtRuntime) -> None:
-    """The cost of a call that computes next to nothing is above 0."""
-    assert call_overhead_s(ort_runtime) > 0
 
 
 def test_a_stored_network(ort_runtime: OrtRuntime, tmp_path: Path) -> None:

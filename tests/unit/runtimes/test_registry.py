@@ -1,0 +1,49 @@
+"""The runtimes by name."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from hwnas.errors import MissingExtraError, UsageError
+from hwnas.runtimes import registry
+from hwnas.runtimes.ort_fusion import fuse
+
+
+def test_a_runtime_by_name() -> None:
+    """The default runtime of a device can be made, with the threads asked for, and knows how it fuses."""
+    name = registry.default("cpu")
+    runtime = registry.make(name, 1)
+    assert (runtime.name, runtime.threads) == (name, 1)
+    assert registry.fuser(name) is fuse
+
+
+def test_an_unknown_runtime() -> None:
+    """A name that is none is refused with the nearest one and the list."""
+    with pytest.raises(UsageError, match=r"unknown runtime 'onnxruntime' \(did you mean 'onnxruntime-cpu'\?\); this version has:"):
+        registry.make("onnxruntime", 1)
+
+
+def test_a_device_without_a_runtime() -> None:
+    """A device that this version cannot measure is refused with those that it can."""
+    with pytest.raises(UsageError, match="no runtime for 'a100'; it measures: cpu"):
+        registry.default("a100")
+
+
+def test_statuses() -> None:
+    """A runtime that works says its version and no problem."""
+    (status,) = registry.statuses()
+    assert status.name == "onnxruntime-cpu"
+    assert status.version
+    assert status.problem == ""
+
+
+def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing library is a status with what to install, and an error when the runtime is made."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (status,) = registry.statuses()
+    assert status.version == ""
+    assert "pip install 'hwnas[cpu]'" in status.problem
+    with pytest.raises(MissingExtraError):
+        registry.make("onnxruntime-cpu", 1)
