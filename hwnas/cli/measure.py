@@ -31,14 +31,15 @@ def devices(as_json: bool) -> None:
     console = options.console()
     for found in machine.devices:
         caches = ", ".join(f"{level} {format_bytes(size)}" for level, size in found.spec.caches_bytes.items())
-        console.print(f"[bold]{found.spec.name}[/bold]  {found.spec.model}, {found.spec.units} cores, {' '.join(found.spec.features)}")
+        what = f"  {found.spec.model}, {found.spec.units} cores, {' '.join(found.spec.features)}"
+        console.print(options.headed(found.spec.name, what))
         console.print(f"  caches   {caches}; memory {format_bytes(found.spec.memory_bytes)}")
         console.print(f"  energy   {f'unavailable: {found.energy}' if found.energy else 'available'}")
     for name, reason in machine.absent.items():
-        console.print(f"[bold]{name}[/bold]  not usable: {reason}")
+        console.print(options.headed(name, f"  not usable: {reason}"))
     for status in machine.runtimes:
         works = f"not usable: {status.problem}" if status.problem else f"works, version {status.version}"
-        console.print(f"[bold]{status.name}[/bold]  {works}")
+        console.print(options.headed(status.name, f"  {works}"))
 
 
 @click.command()
@@ -149,11 +150,8 @@ def predict(models: tuple[Path, ...], device: str, threads: int, batch: int, str
 
 def _print_prediction(prediction: Prediction) -> None:
     console, estimate = options.console(), prediction.estimate
-    console.print(
-        f"[bold]{prediction.model}[/bold]: {format_seconds(estimate.value)} "
-        f"[{format_seconds(estimate.low)}, {format_seconds(estimate.high)}] per call, {estimate.source}",
-        markup=True,
-    )
+    interval = f"{format_seconds(estimate.value)} [{format_seconds(estimate.low)}, {format_seconds(estimate.high)}]"
+    console.print(options.headed(str(prediction.model), f": {interval} per call, {estimate.source}"))
     if estimate.coverage < 1:
         console.print(f"  {format_fraction(estimate.coverage)} of it stands on measured kernels; the rest is scaled from the roofline")
     table = Table("kernel", "nodes", "time", "share", "bound by")

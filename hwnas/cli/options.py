@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from hwnas import units
 from hwnas.assets import Workspace
@@ -77,8 +78,13 @@ def print_json(value: Any) -> None:
 
 
 def console() -> Console:
-    """Standard output for people."""
-    return Console(highlight=False, soft_wrap=not Console().is_terminal)
+    """Standard output for people; brackets mean nothing in it, since names of files and nodes, and 'hwnas[cpu]', have them."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=not Console().is_terminal)
+
+
+def headed(head: str, rest: str) -> Text:
+    """A line whose head is bold."""
+    return Text.assemble((head, "bold"), rest)
 
 
 def progress(*extra: str) -> Progress:

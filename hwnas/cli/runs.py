@@ -113,7 +113,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         f"with {plan.options.seeds} seeds each; nothing was spent"
     )
     for note in plan.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
