@@ -110,14 +110,14 @@ def make_call(graph: Graph, members: Sequence[Node], *, op: str, layout: str = "
 
 def members_of(graph: Graph, value: str, owned: set[str]) -> list[Node]:
     """The nodes that lead to a value and belong to no kernel yet, in graph order; a copy only where there is nothing else."""
-    found: set[str] = set()
+    found: dict[str, Node] = {}
     pending = [value]
     while pending:
         node = graph.producers.get(pending.pop())
         if node is not None and node.name not in owned and node.name not in found:
-            found.add(node.name)
+            found[node.name] = node
             pending.extend(node.inputs)
-    nodes = [node for node in graph.nodes if node.name in found]
+    nodes = [node for node in graph.nodes if node.name in found] if len(found) > 1 else list(found.values())
     return [node for node in nodes if node.op != "Identity"] or nodes[-1:]
 
 

@@ -50,7 +50,7 @@ def _reduced(graph: Graph) -> Graph:
         if (node.op == "Identity" and node.outputs[0] not in graph.outputs) or (node.op == "Relu" and _clipped(graph, node.outputs[0])):
             sources[node.outputs[0]] = inputs[0]
         else:
-            kept.append(replace(node, inputs=inputs))
+            kept.append(node if inputs == node.inputs else replace(node, inputs=inputs))
     copies = [(node.inputs[0], node.outputs[0]) for node in kept if node.op == "Identity"]
     if not sources and not copies:
         return graph
@@ -58,8 +58,8 @@ def _reduced(graph: Graph) -> Graph:
     written = {value for node in kept for value in node.outputs}
     names = {value: copy for value, copy in copies if value in written and reads[value] == reads[copy] == 1}
     gone = set(names.values())
-    nodes = (replace(node, outputs=tuple(names.get(value, value) for value in node.outputs)) for node in kept)
-    return replace(graph, nodes=tuple(node for node in nodes if not (node.op == "Identity" and node.outputs[0] in gone)))
+    rest = (node for node in kept if not (node.op == "Identity" and node.outputs[0] in gone))
+    return replace(graph, nodes=tuple(replace(node, outputs=tuple(names.get(value, value) for value in node.outputs)) for node in rest))
 
 
 def _clipped(graph: Graph, value: str) -> bool:
