@@ -21,7 +21,7 @@ from hwnas.assets import Workspace
 from hwnas.ir import Graph, Kernel, KernelCall
 from hwnas.ir.cost import flops
 from hwnas.profiling import Plan
-from hwnas.profiling.profiler import CANARIES, canary
+from hwnas.profiling.profiler import canaries
 from hwnas.profiling.waves import measure_together
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.samples import StoppingRule
@@ -76,12 +76,12 @@ def main() -> None:
                 seen.add(genotype)
                 held_out.append(genotype)
         graphs = [space.graph(genotype) for genotype in held_out]
-        canaries = [canary(space, i) for i in range(CANARIES)]
+        watch = canaries(space)
         known = outcome.profile.canaries
-        truth = measure_together(runtime, graphs, canaries, rounds=VISITS, known=known)
+        truth = measure_together(runtime, graphs, watch, rounds=VISITS, known=known)
         measured = np.array([pooled.latency_s for pooled in truth])
         raw = np.array([pooled.samples.p10_s for pooled in truth])
-        repeated = measure_together(runtime, graphs[:REPEATS], canaries, rounds=VISITS, known=known)
+        repeated = measure_together(runtime, graphs[:REPEATS], watch, rounds=VISITS, known=known)
         again = np.array([pooled.latency_s for pooled in repeated])
         estimates = predictor.estimate(graphs)
 

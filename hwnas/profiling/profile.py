@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum
 
+import numpy as np
+
 from hwnas.ir import KernelCall
 from hwnas.profiling.waves import Floats, Pooled
 from hwnas.runtimes.samples import Samples
@@ -46,10 +48,12 @@ class KernelRecord:
     Attributes:
         call: the kernel and its place.
         nanoseconds: its part of the network's end-to-end time.
+        profiled_s: its time by the runtime's profiler in s, from which that part follows.
     """
 
     call: KernelCall
     nanoseconds: int
+    profiled_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,24 +145,53 @@ class Profile:
     digest: str = field(default="", compare=False)
 
 
-def attribute(times: Sequence[tuple[KernelCall, float]], total_ns: int, call_ns: int) -> tuple[KernelRecord, ...]:
+LEAST_FOR_LINE = 10  # networks
+LEAST_SHARE = 0.1  # of its time by the profiler that a kernel keeps, however much the profiler itself takes
+
+
+def profiler_cost_s(networks: Sequence[tuple[Sequence[float], float]]) -> float:
+    """What a runtime's profiler adds to every kernel, in s.
+
+    Watched networks take longer than unwatched ones, by a share for the moment at which they were watched, and by a constant for every
+    kernel; the constant is the slope of a robust line over networks, watched / unwatched time against kernels / unwatched time.
+
+    Args:
+        networks: of each the times of its kernels by the profiler, and its time without it, less the call; all in s.
+    """
+    if len(networks) < LEAST_FOR_LINE:
+        return 0.0
+    unwatched = np.array([seconds for _, seconds in networks])
+    watched = np.array([fsum(times) for times, _ in networks]) / unwatched
+    kernels = np.array([len(times) for times, _ in networks]) / unwatched
+    design = np.column_stack([np.ones(len(kernels)), kernels])
+    weight = np.ones(len(kernels))
+    for _ in range(5):  # iteratively reweighted, so that disturbed networks count less
+        line = np.linalg.lstsq(design * weight[:, None], watched * weight, rcond=None)[0]
+        left = np.abs(watched - design @ line)
+        weight = 1 / np.maximum(left, np.median(left) + 1e-12) ** 0.5
+    return max(0.0, float(line[1]))
+
+
+def attribute(times: Sequence[tuple[KernelCall, float]], total_ns: int, call_ns: int, cost_s: float = 0.0) -> tuple[KernelRecord, ...]:
     """Splits a network's end-to-end time among its kernels by the profiler's shares, to the nanosecond.
 
-    A profiler perturbs, so its times are only shares. The parts are rounded by largest remainder, so that they and the
-    call add up to the total exactly.
+    A profiler perturbs, so its times are only shares, after what it adds to every kernel was taken off. The parts are rounded by
+    largest remainder, so that they and the call add up to the total exactly.
 
     Args:
         times: each kernel with its time by the profiler, in s.
         total_ns: end-to-end time without the profiler.
         call_ns: part of it that belongs to no kernel; at most `total_ns`.
+        cost_s: what the profiler adds to every kernel (`profiler_cost_s`).
     """
     if not 0 <= call_ns <= total_ns:
         raise ValueError(f"a call of {call_ns} ns does not fit into {total_ns} ns")
     whole = total_ns - call_ns
-    watched = fsum(seconds for _, seconds in times)
-    exact = [seconds / watched * whole for _, seconds in times]
+    own = [max(seconds - cost_s, LEAST_SHARE * seconds) for _, seconds in times]
+    watched = fsum(own)
+    exact = [seconds / watched * whole for seconds in own]
     parts = [int(value) for value in exact]
     order = sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])
     for i in order[: whole - sum(parts)]:
         parts[i] += 1
-    return tuple(KernelRecord(call=call, nanoseconds=part) for (call, _), part in zip(times, parts, strict=True))
+    return tuple(KernelRecord(call=call, nanoseconds=part, profiled_s=seconds) for (call, seconds), part in zip(times, parts, strict=True))

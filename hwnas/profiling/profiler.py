@@ -10,7 +10,7 @@ import numpy as np
 
 from hwnas.errors import UsageError
 from hwnas.ir import Graph
-from hwnas.ir.cost import memory_bytes
+from hwnas.ir.cost import flops, memory_bytes
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
 from hwnas.profiling.store import Journal, Measuring, ProfileStore
 from hwnas.profiling.waves import Stage, Visit
@@ -109,7 +109,7 @@ class Profiler:
         def spent_s() -> float:
             return before_s + self._clock() - start
 
-        watch = [self._stage(self._canary(i, empty), empty) for i in range(CANARIES)]
+        watch = [self._stage(graph, empty) for graph in canaries(self._space, batch=empty.setting.batch)]
         done = len(found.records(plan.visits))
         while not (ended_by := self._ended(plan, curve, done, spent_s())):
             stages: dict[int, Stage] = {}
@@ -167,10 +167,6 @@ class Profiler:
     def _stage(self, graph: Graph, empty: Profile) -> Stage:
         return Stage.build(self._runtime, graph, precision=empty.setting.precision, seed=0)
 
-    def _canary(self, index: int, empty: Profile) -> Graph:
-        """A fixed network of the space, the same in every profile of it, not among those that are learned from."""
-        return canary(self._space, index, batch=empty.setting.batch)
-
     def _open(self, empty: Profile, resume: bool) -> Measuring:
         """What was measured already."""
         journal = self._store.journal(empty.setting)
@@ -211,6 +207,8 @@ class Profiler:
         return self._space.canonical(self._space.sample(np.random.default_rng([seed, index])))
 
 
-def canary(space: SearchSpace, index: int, *, batch: int = 1) -> Graph:
-    """Canary number `index` of a space."""
-    return space.graph(space.canonical(space.sample(np.random.default_rng([CANARY_SEED, index]))), batch=batch)
+def canaries(space: SearchSpace, *, batch: int = 1) -> list[Graph]:
+    """The canaries of a space, the same in every profile of it: small, middling and large by their FLOPs among random networks."""
+    rng = np.random.default_rng(CANARY_SEED)
+    graphs = sorted((space.graph(space.sample(rng), batch=batch) for _ in range(8 * CANARIES)), key=flops)
+    return graphs[4::8]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,9 @@ import tomli_w
 from hwnas.assets import disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line
 from hwnas.ir import Kernel, KernelCall
-from hwnas.profiling.profile import CurvePoint, KernelRecord, NetworkRecord, Profile, Setting, attribute
-from hwnas.profiling.waves import Floats, Pooled, Visit, slowdowns
+from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, Setting, attribute, profiler_cost_s
+from hwnas.profiling.waves import Floats, Pooled, Slowdowns, Visit
 from hwnas.runtimes.base import KernelTime
-from hwnas.runtimes.samples import Samples
 
 FORMAT = 1
 TABLES = ("networks", "kernels", "canaries")
@@ -47,7 +46,7 @@ _KERNELS = pa.schema(
         ("kernel", pa.dictionary(pa.int32(), pa.string())),
         ("nodes", pa.string()),
         ("output", pa.string()),
-        ("nanoseconds", pa.int64()),
+        ("profiled_s", pa.float64()),
     ]
 )
 
@@ -133,7 +132,7 @@ class ProfileStore:
             device=text["device"],
             environment=entry["environment"],
             block=entry["block"],
-            networks=_networks(tables["networks"], tables["kernels"], slowdowns(canaries)),
+            networks=_networks(tables["networks"], tables["kernels"], Slowdowns.of(canaries)),
             canaries=canaries,
             curve=tuple(CurvePoint(**point) for point in entry["curve"]),
             ended_by=entry["ended_by"],
@@ -176,21 +175,37 @@ class Measuring:
 
     def records(self, least_visits: int = 1) -> list[NetworkRecord]:
         """The networks that were visited often enough, as far as is known by now."""
-        slow = slowdowns(self.canaries)
-        return [
-            record_of(i, self.genotypes[i], Pooled.of(visits, slow), self.times[i], self.call_ns[i])
-            for i, visits in sorted(self.visits.items())
-            if len(visits) >= least_visits
-        ]
+        slow = Slowdowns.of(self.canaries)
+        return records_of(
+            [
+                Raw(i, self.genotypes[i], Pooled.of(visits, slow), self.times[i], self.call_ns[i])
+                for i, visits in sorted(self.visits.items())
+                if len(visits) >= least_visits
+            ]
+        )
 
 
-def record_of(
-    number: int, genotype: tuple[int, ...], pooled: Pooled, times: Sequence[tuple[KernelCall, float]], call_ns: int
-) -> NetworkRecord:
-    """A network's record: its latency split among its kernels."""
-    total_ns = round(pooled.latency_s * 1e9)
-    call_ns = min(call_ns, total_ns // 2)
-    return NetworkRecord(id=number, genotype=genotype, pooled=pooled, kernels=attribute(times, total_ns, call_ns), call_ns=call_ns)
+class Raw(NamedTuple):
+    """A network as measured: what a `NetworkRecord` is derived from."""
+
+    id: int
+    genotype: tuple[int, ...]
+    pooled: Pooled
+    times: Sequence[tuple[KernelCall, float]]
+    call_ns: int
+
+
+def records_of(networks: Sequence[Raw]) -> list[NetworkRecord]:
+    """The records of all networks of a profile: each latency split among its kernels, the profiler's own cost taken off."""
+    unwatched = [(row, max(row.pooled.latency_s - row.call_ns * 1e-9, row.pooled.latency_s / 2)) for row in networks]
+    cost_s = profiler_cost_s([([seconds for _, seconds in row.times], left) for row, left in unwatched])
+    found = []
+    for row in networks:
+        total_ns = round(row.pooled.latency_s * 1e9)
+        call_ns = min(row.call_ns, total_ns // 2)
+        kernels = attribute(row.times, total_ns, call_ns, cost_s)
+        found.append(NetworkRecord(id=row.id, genotype=row.genotype, pooled=row.pooled, kernels=kernels, call_ns=call_ns))
+    return found
 
 
 class Journal:
@@ -297,7 +312,7 @@ def _tables(profile: Profile) -> dict[str, pa.Table]:
             "kernel": kernel.call.kernel.to_json(),
             "nodes": json.dumps(kernel.call.nodes),
             "output": kernel.call.output,
-            "nanoseconds": kernel.nanoseconds,
+            "profiled_s": kernel.profiled_s,
         }
         for network in profile.networks
         for kernel in network.kernels
@@ -321,23 +336,23 @@ def _canaries(table: pa.Table) -> dict[int, list[Floats]]:
     return found
 
 
-def _networks(networks: pa.Table, kernels: pa.Table, slow: Mapping[int, float]) -> tuple[NetworkRecord, ...]:
+def _networks(networks: pa.Table, kernels: pa.Table, slow: Slowdowns) -> tuple[NetworkRecord, ...]:
     known: dict[str, Kernel] = {}
-    parts: dict[int, list[KernelRecord]] = {}
+    times: dict[int, list[tuple[KernelCall, float]]] = {}
     for row in kernels.to_pylist():
         call = _call(row["kernel"], json.loads(row["nodes"]), row["output"], known)
-        parts.setdefault(row["network"], []).append(KernelRecord(call=call, nanoseconds=row["nanoseconds"]))
+        times.setdefault(row["network"], []).append((call, row["profiled_s"]))
     return tuple(
-        NetworkRecord(
-            id=row["id"],
-            genotype=tuple(row["genotype"]),
-            pooled=Pooled(
-                samples=Samples(np.array(row["seconds"])),
-                rounds=np.array(row["rounds"]),
-                slowdown=np.array([slow.get(number, 1.0) for number in row["rounds"]]),
-            ),
-            kernels=tuple(parts.get(row["id"], ())),
-            call_ns=row["call_ns"],
+        records_of(
+            [
+                Raw(
+                    row["id"],
+                    tuple(row["genotype"]),
+                    Pooled.from_samples(np.array(row["seconds"]), np.array(row["rounds"]), slow),
+                    times[row["id"]],
+                    row["call_ns"],
+                )
+                for row in networks.to_pylist()
+            ]
         )
-        for row in networks.to_pylist()
     )

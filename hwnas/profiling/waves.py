@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -64,23 +65,38 @@ class Stage:
         return self.session.kernel_times(self._feed, runs)
 
 
-def slowdowns(canaries: Mapping[int, Sequence[Floats]]) -> dict[int, float]:
-    """How many times slower than undisturbed each round was.
-
-    Args:
-        canaries: for each round the durations of every canary in it, in the same order.
-
-    Returns:
-        The geometric mean over canaries of (p10 in the round / the canary's best), by round; the best is a low quantile over all rounds.
-    """
-    if not canaries:
-        return {}
-    table = np.log([[np.quantile(seconds, LOW_QUANTILE) for seconds in row] for row in canaries.values()])
-    best = np.quantile(table, UNDISTURBED, axis=0)
-    return dict(zip(canaries, np.exp((table - best).mean(axis=1)).tolist(), strict=True))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slowdowns:
+    """How disturbed each round was, by canaries of several sizes.
+
+    Attributes:
+        log_best: log of each canary's latency in s at its best, ascending.
+        log_ratio: by round, log of (p10 in the round / its best) of each canary, in the same order.
+    """
+
+    log_best: Floats
+    log_ratio: Mapping[int, Floats]
+
+    @classmethod
+    def of(cls, canaries: Mapping[int, Sequence[Floats]]) -> Slowdowns:
+        """From the durations of every canary in each round; a canary's best is a low quantile over all rounds."""
+        if not canaries:
+            return cls(log_best=np.zeros(1), log_ratio={})
+        table = np.log([[np.quantile(seconds, LOW_QUANTILE) for seconds in row] for row in canaries.values()])
+        best = np.quantile(table, UNDISTURBED, axis=0)
+        order = np.argsort(best)
+        return cls(log_best=best[order], log_ratio=dict(zip(canaries, (table - best)[:, order], strict=True)))
+
+    def factor(self, number: int, latency_s: float) -> float:
+        """How many times slower than undisturbed a network of about this latency ran in a round; 1 for a round without canaries.
+
+        Large networks suffer more than small ones, so the canaries of the nearest sizes count.
+        """
+        ratios = self.log_ratio.get(number)
+        return 1.0 if ratios is None else float(np.exp(np.interp(np.log(latency_s), self.log_best, ratios)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pooled:
     """All visits of a network.
 
@@ -95,18 +111,33 @@ class Pooled:
     slowdown: Floats
 
     @classmethod
-    def of(cls, visits: Iterable[Visit], slow: Mapping[int, float]) -> Pooled:
-        """From visits and the slowdown of every round; 1 for rounds without canaries."""
+    def of(cls, visits: Iterable[Visit], slow: Slowdowns) -> Pooled:
+        """From visits and how disturbed every round was."""
         visits = list(visits)
         seconds = np.concatenate([visit.seconds for visit in visits])
         rounds = np.repeat([visit.round for visit in visits], [len(visit.seconds) for visit in visits])
-        slowdown = np.array([slow.get(int(number), 1.0) for number in rounds])
-        return cls(samples=Samples(seconds), rounds=rounds, slowdown=slowdown)
+        return cls.from_samples(seconds, rounds, slow)
 
-    @property
+    @classmethod
+    def from_samples(cls, seconds: Floats, rounds: NDArray[np.int64], slow: Slowdowns) -> Pooled:
+        """From durations in s and the round of each."""
+        samples = Samples(seconds)
+        factors = {int(number): slow.factor(int(number), samples.p10_s) for number in np.unique(rounds)}
+        return cls(samples=samples, rounds=rounds, slowdown=np.array([factors[int(number)] for number in rounds]))
+
+    @cached_property
     def latency_s(self) -> float:
-        """p10 in s, each sample divided by the slowdown of its round."""
-        return float(np.quantile(self.samples.seconds / self.slowdown, LOW_QUANTILE))
+        """p10 in s on the undisturbed machine: the median of the calmer half of the visits, each p10 divided by its round's slowdown.
+
+        A low quantile over all corrected samples would pick the rounds that were corrected too much.
+        """
+        visits = []
+        for number in np.unique(self.rounds):
+            here = self.rounds == number
+            slow = float(self.slowdown[here][0])
+            visits.append((slow, float(np.quantile(self.samples.seconds[here], LOW_QUANTILE)) / slow))
+        calm = sorted(visits)[: len(visits) // 2 + 1]
+        return float(np.median([latency for _, latency in calm]))
 
 
 def measure_together(
@@ -138,5 +169,5 @@ def measure_together(
             seen[number] = [stage.visit() for stage in watch]
             for i, stage in stages.items():
                 visits[i].append(Visit(network=i, round=number, seconds=stage.visit()))
-    slow = slowdowns(seen)
+    slow = Slowdowns.of(seen)
     return [Pooled.of(visits[i], slow) for i in range(len(graphs))]
