@@ -123,6 +123,15 @@ class Graph:
                     readers.setdefault(value, []).append(node)
         return {value: tuple(nodes) for value, nodes in readers.items()}
 
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """Values that no input of the network changes: its weights, and what nodes compute from them alone."""
+        found = set(self.weights)
+        for node in self.nodes:
+            if all(value in found for value in node.inputs if value):
+                found.update(node.outputs)
+        return frozenset(found)
+
     def input_specs(self, node: Node) -> list[TensorSpec]:
         """Specs of the inputs that a node has, those left out skipped."""
         return [self.specs[value] for value in node.inputs if value]

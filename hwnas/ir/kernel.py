@@ -94,11 +94,11 @@ def make_call(graph: Graph, members: Sequence[Node], *, op: str, layout: str = "
     lead = next((node for node in members if node.op == op), members[0])
     inside = {value for node in members for value in node.outputs}
     reads = dict.fromkeys(value for node in (lead, *members) for value in node.inputs if value and value not in inside)
-    constants = [value for value in lead.inputs if value in graph.weights]
+    constants = [value for value in lead.inputs if value in graph.constants]
     kernel = Kernel(
         op=op,
         fused=tuple(node.op for node in members if node is not lead and node.op not in FREE),
-        inputs=tuple(graph.specs[value] for value in reads if value not in graph.weights),
+        inputs=tuple(graph.specs[value] for value in reads if value not in graph.constants),
         weights=tuple(graph.specs[value] for value in constants[: COUNTED_WEIGHTS.get(lead.op)]),
         outputs=tuple(graph.specs[value] for value in members[-1].outputs),
         attrs=lead.attrs,
@@ -109,11 +109,12 @@ def make_call(graph: Graph, members: Sequence[Node], *, op: str, layout: str = "
 
 
 def members_of(graph: Graph, value: str, owned: set[str]) -> list[Node]:
-    """The nodes that lead to a value and belong to no kernel yet, in graph order; a copy only where there is nothing else."""
+    """The nodes that lead to a value and belong to no kernel yet, in graph order: no constants, a copy only where there is nothing else."""
     found: dict[str, Node] = {}
     pending = [value]
     while pending:
-        node = graph.producers.get(pending.pop())
+        value = pending.pop()
+        node = graph.producers.get(value) if value not in graph.constants else None
         if node is not None and node.name not in owned and node.name not in found:
             found[node.name] = node
             pending.extend(node.inputs)

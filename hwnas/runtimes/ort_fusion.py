@@ -6,8 +6,8 @@ pools work in a blocked layout (NCHWc), element-wise operators stay in it while 
 needed in the other layout is re-ordered once. A test holds the result equal to the runtime's own list.
 
 Not told: what it makes of operators that convolutional networks rarely have (a Transpose into a MatMul, MatMul and Add into Gemm,
-Gelu and LayerNormalization spelled out, an Add before a LayerNormalization, Resize in the blocked layout), constants computed by
-nodes, constants multiplied into a convolution, and two nodes that compute the same.
+Gelu and LayerNormalization spelled out, an Add before a LayerNormalization, Resize in the blocked layout), constants multiplied into
+a convolution, and two nodes that compute the same.
 """
 
 from __future__ import annotations
@@ -39,20 +39,22 @@ class _Group:
 
 
 def _reduced(graph: Graph) -> Graph:
-    """The graph without the nodes that go before any are fused: copies, and a Relu that a Clip covers.
+    """The graph without the nodes that go before any are fused: constants, copies, and a Relu that a Clip covers.
 
     A copy that is an output of the network passes its name to what it copies, and stays where either is read elsewhere.
     """
     sources: dict[str, str] = {}
     kept: list[Node] = []
     for node in graph.nodes:
+        if graph.constants.issuperset(node.outputs):
+            continue
         inputs = tuple(sources.get(value, value) for value in node.inputs)
         if (node.op == "Identity" and node.outputs[0] not in graph.outputs) or (node.op == "Relu" and _clipped(graph, node.outputs[0])):
             sources[node.outputs[0]] = inputs[0]
         else:
             kept.append(node if inputs == node.inputs else replace(node, inputs=inputs))
     copies = [(node.inputs[0], node.outputs[0]) for node in kept if node.op == "Identity"]
-    if not sources and not copies:
+    if len(kept) == len(graph.nodes) and not copies:
         return graph
     reads = Counter([*graph.outputs, *(value for node in kept for value in dict.fromkeys(node.inputs))])
     written = {value for node in kept for value in node.outputs}
@@ -73,6 +75,7 @@ def _clipped(graph: Graph, value: str) -> bool:
 class _Fusion:
     def __init__(self, original: Graph, block: int) -> None:
         self.original = original
+        self.constants = original.constants
         self.graph = _reduced(original)
         self.block = block
         self.position = {node.name: i for i, node in enumerate(original.nodes)}
@@ -96,7 +99,7 @@ class _Fusion:
     def need(self, node: Node, *, blocked: bool, values: Sequence[str]) -> None:
         """Notes re-orders for what a node reads in the other layout."""
         for value in values:
-            if value in self.graph.weights or self.is_blocked(value) == blocked:
+            if value in self.constants or self.is_blocked(value) == blocked:
                 continue
             (self.to_blocked if blocked else self.to_plain).setdefault(value, node.name)
 
@@ -116,7 +119,7 @@ class _Fusion:
 
     def blocked_conv(self, node: Node) -> bool:
         graph, block = self.graph, self.block
-        if block == 1 or node.op != "Conv" or node.inputs[1] not in graph.weights:
+        if block == 1 or node.op != "Conv" or node.inputs[1] not in self.constants:
             return False
         out_channels, group_channels, *window = graph.specs[node.inputs[1]].shape
         group = int(node.attr("group"))
@@ -142,7 +145,7 @@ class _Fusion:
 
     def normalize(self, group: _Group) -> bool:
         """Folds the batch normalisations after a convolution into its weights; whether there are any."""
-        if group.tail.inputs[1] not in self.graph.weights:
+        if group.tail.inputs[1] not in self.constants:
             return False
         before = group.tail
         while (reader := self.only_reader(group.tail.outputs[0])) is not None and reader.op == "BatchNormalization":

@@ -141,3 +141,14 @@ def test_what_a_copy_copies() -> None:
     graph = b.finish(b.op("Identity", [b.op("Identity", [x])]))
     assert copied(graph, "identity_1_out") == copied(graph, "identity_0_out") == copied(graph, x) == x
     assert copied(graph, "x") == "x"
+
+
+def test_constants_are_folded() -> None:
+    """What is computed from weights alone is computed when a network is built: no member, but a weight of the kernel that reads it."""
+    b = GraphBuilder("folded")
+    weight = b.op("Transpose", [b.weight("w", (3, 4))], perm=(1, 0))
+    graph = b.finish(b.op("MatMul", [b.input("x", (1, 4)), weight]))
+    assert graph.constants == {"w_0", weight}
+    assert [node.op for node in members_of(graph, "matmul_0_out", set())] == ["MatMul"]
+    kernel = make_call(graph, graph.nodes[1:], op="MatMul").kernel
+    assert (kernel.inputs, kernel.weights) == ((TensorSpec((1, 4)),), (TensorSpec((4, 3)),))
