@@ -25,7 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from hwnas.accuracy.data import Batch, Dataset
-from hwnas.accuracy.running import module_of, reproducible, tensor_of
+from hwnas.accuracy.running import LAYERS, NORMALISATIONS, module_of, reproducible, tensor_of
 from hwnas.errors import UsageError, did_you_mean, require
 from hwnas.ir import Graph, Node, TensorSpec, Weight, cost
 from hwnas.ir.torch import GraphModule, lower
@@ -37,8 +37,6 @@ try:
 except ImportError:
     require("torch")
 
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-NORMALISATIONS = frozenset({"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "LRN"})
 RECTIFIERS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu"})
 SMOOTH = frozenset({"HardSwish", "Gelu", "Mish", "Softplus", "Sigmoid", "HardSigmoid", "Tanh", "Softsign", "Erf"})
 ACTIVATIONS = RECTIFIERS | SMOOTH

@@ -16,6 +16,10 @@ except ImportError:
     require("torch")
 
 
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+NORMALISATIONS = frozenset({"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "LRN"})
+
+
 @contextmanager
 def reproducible(threads: int = 1) -> Iterator[None]:
     """Runs torch with deterministic algorithms on a stated number of threads, and restores its settings afterwards.

@@ -1,9 +1,9 @@
 """Short training: what a network reaches under one recipe, the same for every candidate.
 
-The recipe is made for few epochs on a CPU: AdamW with a one-cycle learning rate, small batches, gradients clipped by their norm, which
-lets networks without normalisation train by the same recipe as those with it (their weights are drawn He-normal, with nothing else
-done to their residual branches: the clipping is what makes the first steps safe). The accuracy reported is that of the last epoch, never
-the best one: choosing the epoch by validation accuracy would flatter whoever varies most.
+The recipe is made for few epochs on a CPU: AdamW with a one-cycle learning rate, small batches, gradients clipped by their norm. Networks
+without any normalisation train by the same recipe; only their drawn weights are scaled first (see `hwnas.accuracy.unit_variance`).
+The accuracy reported is that of the last epoch, never the best one: choosing the epoch by validation accuracy would flatter whoever
+varies most.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Literal, Self
 import numpy as np
 
 from hwnas.accuracy.data import Dataset, Floats, Split, image_shape
-from hwnas.accuracy.running import module_of, reproducible, tensor_of
+from hwnas.accuracy.running import LAYERS, NORMALISATIONS, module_of, reproducible, tensor_of
+from hwnas.accuracy.unit_variance import scale_to_unit_variance
 from hwnas.errors import UsageError, require
 from hwnas.ir import Graph
 from hwnas.ir.torch import GraphModule
@@ -78,8 +79,9 @@ class Recipe:
 
     @property
     def canonical(self) -> str:
-        """The text that stands for the recipe: JSON with sorted keys."""
-        return json.dumps({"format": 1, "optimizer": "adamw", "schedule": "one-cycle", **asdict(self)}, sort_keys=True)
+        """The text that stands for the recipe: JSON with sorted keys. What the code fixes is named too, so that a change changes it."""
+        fixed = {"format": 1, "optimizer": "adamw", "schedule": "one-cycle", "unnormalised": "unit-variance"}
+        return json.dumps({**fixed, **asdict(self)}, sort_keys=True)
 
     @property
     def digest(self) -> str:
@@ -175,6 +177,8 @@ def train(
     reason = ""
     with reproducible(recipe.threads):
         module = module_of(drawn)
+        if not any(node.op in NORMALISATIONS for node in graph.nodes):
+            _scale_drawn(module, graph, data.train)
         for number, loss in enumerate(_epochs(module, data.train, recipe, np.random.default_rng([seed, 1])), start=1):
             if not math.isfinite(loss):
                 outcome, reason = "diverged", f"the loss was {loss} in epoch {number} of {recipe.epochs}"
@@ -209,6 +213,13 @@ def shifted(images: Floats, largest: int, rng: np.random.Generator) -> Floats:
     rows, columns = (np.clip(np.arange(size) + rng.integers(-largest, largest + 1, (n, 1)), 0, size - 1) for size in (height, width))
     moved: Floats = images[np.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C]
     return moved.transpose(0, 3, 1, 2)
+
+
+def _scale_drawn(module: GraphModule, graph: Graph, split: Split) -> None:
+    """Brings the outputs of the layers whose weights were drawn to unit variance on the first training images."""
+    layers = [node for node in graph.nodes if node.op in LAYERS and node.inputs[1] in graph.weights]
+    drawn = {node.inputs[1]: node.name for node in layers if graph.weights[node.inputs[1]].value is None}
+    scale_to_unit_variance(module, tensor_of(split.batch(range(min(_EVALUATION_BATCH, len(split)))).images), drawn.values())
 
 
 def _epochs(module: GraphModule, split: Split, recipe: Recipe, rng: np.random.Generator) -> Iterator[float]:
