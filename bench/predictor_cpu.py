@@ -119,6 +119,8 @@ def main() -> None:
             {"way": "FLOPs, a line", "measuring_s": outcome.profile.spent_s, **figures(by_flops, measured)},
         ],
         networks_profiled=len(profiled),
+        cross_fitted_mape=predictor.model.held_out.mape,
+        median_signed_error=float(np.median(ours / measured - 1)),
         isolated_kernels=len(known),
         inside_90_interval=inside,
         repeat_of_a_measurement_median=float(np.median(np.abs(again / measured[:REPEATS] - 1))),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,9 @@ from hwnas.profiling import NetworkRecord
 LEVEL = 0.9
 FOLDS = 5
 LEAST_NETWORKS = 20  # a 90 % interval needs 9 residuals; below this the cross-fit has nothing to learn from
-TREES = 400
 PARAMETERS: Mapping[str, Any] = {
     "objective": "reg:squarederror",
     "max_depth": 5,
-    "eta": 0.05,
     "subsample": 0.7,
     "colsample_bynode": 0.7,
     "min_child_weight": 8,
@@ -37,6 +35,17 @@ PARAMETERS: Mapping[str, Any] = {
     "nthread": 1,  # the tables are small: more threads wait for each other
     "seed": 0,
 }
+
+
+class Growth(NamedTuple):
+    """How many trees, and how much of each counts."""
+
+    trees: int
+    eta: float
+
+
+THOROUGH = Growth(trees=400, eta=0.05)
+QUICK = Growth(trees=100, eta=0.15)  # for a look at the error while a profile is measured
 LEAST_TIME_S = 3e-7  # below the profiler's resolution
 RIDGE = 1.0
 HUBER = 2.0  # residuals beyond so many robust deviations count less
@@ -202,9 +211,9 @@ def first_stage(kinds: Mapping[str, KindModel], roofline: Roofline, typical: flo
     return bound * factor, covered
 
 
-def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline) -> dict[str, KindModel]:
+def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline, growth: Growth | None = None) -> dict[str, KindModel]:
     """The first stage: a booster per kind from kernels with their times in s."""
-    xgboost = require("xgboost")
+    xgboost, growth = require("xgboost"), growth or THOROUGH
     target = np.log(np.maximum(seconds, LEAST_TIME_S) / roofline.time_s(table.flops, table.bytes))
     models = {}
     for kind in np.unique(table.kinds):
@@ -213,12 +222,13 @@ def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline) -> dict[str, Ki
         count = int(rows.sum())
         parameters = {
             **PARAMETERS,
+            "eta": growth.eta,
             "min_child_weight": min(PARAMETERS["min_child_weight"], max(1, count // 10)),
             "base_score": float(target[rows].mean()),
         }
         sizes = np.column_stack([table.flops[rows], table.bytes[rows]])
         models[str(kind)] = KindModel(
-            booster=xgboost.train(parameters, data, num_boost_round=TREES),
+            booster=xgboost.train(parameters, data, num_boost_round=growth.trees),
             rows=count,
             low=tuple(sizes.min(axis=0).tolist()),
             high=tuple(sizes.max(axis=0).tolist()),
@@ -303,7 +313,7 @@ def judge(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord], rooflin
     data, unseen = Training.of(train), Training.of(test)
     cut = max(1, len(train) * 2 // 3)
     first, second = data.take(np.arange(cut)), data.take(np.arange(cut, len(train)))
-    models = fit_kinds(first.table, first.seconds, roofline)
+    models = fit_kinds(first.table, first.seconds, roofline, QUICK)
 
     def sums(table: Table) -> Matrix:
         return data.call_s + table.total(first_stage(models, roofline, 1.0, table)[0])

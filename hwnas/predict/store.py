@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,12 @@ class LazyBooster:
                 raise FormatError(f"'{self._path}' cannot be read ({one_line(error)[:120]}); run 'hwnas fit' again") from error
             self._booster = booster
         return self._booster.predict(data)
+
+    def save_raw(self, form: str) -> bytes:
+        """As `xgboost.Booster.save_raw`, for the form in which it is stored: its file, as it is."""
+        if form != self._path.suffix.removeprefix("."):
+            raise ValueError(f"'{self._path.name}' is stored in its own form, not in '{form}'")
+        return self._path.read_bytes()
 
 
 def folder_of(tree: Path, setting: Setting) -> Path:
@@ -104,7 +111,8 @@ def load(workspace: Workspace, setting: Setting) -> Predictor:
     for tree in workspace.look_up("predictors"):
         folder = folder_of(tree, setting)
         if (folder / "card.toml").is_file():
-            return _read(folder, setting)
+            with _damage(folder / "card.toml"):
+                return _read(folder, setting)
     known = sorted({f"{found.device} {found.key}" for found in available(workspace)})
     there = f"there are: {', '.join(known)}" if known else "there is none yet"
     raise NotFoundError(
@@ -117,14 +125,22 @@ def available(workspace: Workspace) -> Iterator[Setting]:
     """The settings that have a predictor."""
     for tree in workspace.look_up("predictors"):
         for card in sorted(tree.glob(f"*/{TARGET}/*/card.toml")):
-            yield Setting(**_card(card)["setting"])
+            with _damage(card):
+                setting = Setting(**_card(card)["setting"])
+            yield setting
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turns what a damaged card leads to, an entry that is missing or is no such thing, into a `FormatError`."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise FormatError(f"'{path}' is damaged ({type(error).__name__}: {one_line(error)}); run 'hwnas fit' again") from error
 
 
 def _card(path: Path) -> dict[str, Any]:
-    try:
-        card = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FormatError(f"'{path}' is damaged ({one_line(error)}); run 'hwnas fit' again") from error
+    card = tomllib.loads(path.read_text())
     if card.get("format") != FORMAT:
         raise FormatError(f"'{path}' has format {card.get('format')}, this hwnas reads {FORMAT}; run 'hwnas fit' again")
     return card

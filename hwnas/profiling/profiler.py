@@ -20,8 +20,9 @@ from hwnas.spaces import SearchSpace
 Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], tuple[float, float]]
 """Fits on the first networks and judges on the second: (MAPE, share within 10 %)."""
 
-CANARIES = 3
+CANARIES = 4
 CANARY_SEED = 2**31  # no plan has it: seeds of plans are small
+WORTHWHILE = 4  # networks that must fit into the time left for another wave
 WAVE_BYTES = 4 * 2**30  # of weights and activations that a wave may hold in memory
 
 
@@ -33,7 +34,7 @@ class Plan:
         max_time_s: wall-clock limit, over all sessions of a resumed profile.
         target_error: stop when the mean absolute relative error on unseen networks falls to this.
         max_networks: stop after so many.
-        wave: networks that are visited in turn; the error is looked at between waves, at first after each, later after a quarter more.
+        wave: networks that are visited in turn; the error is looked at between waves, each time after half as many networks more.
         visits: of every network, each in another round.
         kernel_runs: profiled runs of each network.
     """
@@ -42,7 +43,7 @@ class Plan:
     target_error: float = 0.015
     max_networks: int = 2000
     wave: int = 20
-    visits: int = 5
+    visits: int = 4
     kernel_runs: int = 12
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class Profiler:
         while not (ended_by := self._ended(plan, curve, done, spent_s())):
             stages: dict[int, Stage] = {}
             budget = WAVE_BYTES
-            for number in range(done, min(done + plan.wave, plan.max_networks)):
+            for number in range(done, min(done + self._affordable(plan, done, spent_s()), plan.max_networks)):
                 if stages and (budget <= 0 or spent_s() >= plan.max_time_s):
                     break
                 genotype = self.genotype(number, empty.seed)
@@ -127,12 +128,13 @@ class Profiler:
                     found.genotypes[number], found.call_ns[number] = genotype, round(call_s * 1e9)
                     found.times[number] = tuple((time.call, time.seconds) for time in times)
             while any(len(found.visits.get(number, ())) < plan.visits for number in stages):
+                began = spent_s()
                 self._round(watch, stages, found, journal, plan, spent_s)
                 report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
-                if spent_s() >= plan.max_time_s and all(number in found.visits for number in stages):
-                    break
+                if 2 * spent_s() - began > plan.max_time_s and all(number in found.visits for number in stages):
+                    break  # another round would not fit
             done += len(stages)
-            if done - judged >= max(plan.wave, judged // 4) and spent_s() < plan.max_time_s:
+            if done - judged >= max(plan.wave, judged // 2) and spent_s() < plan.max_time_s:
                 networks = found.records()
                 if judged:
                     mape, within = self._judge(networks[:judged], networks[judged:done])
@@ -144,6 +146,11 @@ class Profiler:
         )
         self._store.save(profile)
         return profile
+
+    @staticmethod
+    def _affordable(plan: Plan, done: int, spent_s: float) -> int:
+        """Networks of the next wave: as many as the time left allows at the pace so far."""
+        return max(1, min(plan.wave, int((plan.max_time_s - spent_s) * done / spent_s))) if done and spent_s > 0 else plan.wave
 
     @staticmethod
     def _round(
@@ -191,7 +198,7 @@ class Profiler:
 
     @staticmethod
     def _ended(plan: Plan, curve: Sequence[CurvePoint], networks: int, spent_s: float) -> str | None:
-        if spent_s >= plan.max_time_s:
+        if spent_s + WORTHWHILE * spent_s / max(1, networks) >= plan.max_time_s:
             return "time"
         if networks >= plan.max_networks:
             return "count"

@@ -25,7 +25,7 @@ from hwnas.runtimes.samples import LOW_QUANTILE, Samples, StoppingRule
 
 VISIT_S = 0.03  # time of one visit
 FEWEST, MOST = 3, 40  # runs of one visit
-WARMUP = 2  # runs at the start of a visit, for the caches
+WARMUP = 1  # runs at the start of a visit, for the caches
 UNDISTURBED = 0.1  # quantile of a canary's rounds that counts as its best
 
 Floats = NDArray[np.float64]
