@@ -22,6 +22,7 @@ Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], tuple[float
 
 CANARIES = 4
 CANARY_SEED = 2**31  # no plan has it: seeds of plans are small
+RESERVE = 0.015  # of the time, for what comes after the last round
 WORTHWHILE = 4  # networks that must fit into the time left for another wave
 WAVE_BYTES = 4 * 2**30  # of weights and activations that a wave may hold in memory
 
@@ -45,6 +46,11 @@ class Plan:
     wave: int = 20
     visits: int = 4
     kernel_runs: int = 12
+
+    @property
+    def deadline_s(self) -> float:
+        """When measuring ends, so that what is measured is also written down within `max_time_s`."""
+        return (1 - RESERVE) * self.max_time_s
 
     def __post_init__(self) -> None:
         if self.max_time_s <= 0:
@@ -116,7 +122,7 @@ class Profiler:
             stages: dict[int, Stage] = {}
             budget = WAVE_BYTES
             for number in range(done, min(done + self._affordable(plan, done, spent_s()), plan.max_networks)):
-                if stages and (budget <= 0 or spent_s() >= plan.max_time_s):
+                if stages and (budget <= 0 or spent_s() >= plan.deadline_s):
                     break
                 genotype = self.genotype(number, empty.seed)
                 graph = self._space.graph(genotype, batch=empty.setting.batch)
@@ -131,10 +137,10 @@ class Profiler:
                 began = spent_s()
                 self._round(watch, stages, found, journal, plan, spent_s)
                 report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
-                if 2 * spent_s() - began > plan.max_time_s and all(number in found.visits for number in stages):
+                if 2 * spent_s() - began > plan.deadline_s and all(number in found.visits for number in stages):
                     break  # another round would not fit
             done += len(stages)
-            if done - judged >= max(plan.wave, judged // 2) and spent_s() < plan.max_time_s:
+            if done - judged >= max(plan.wave, judged // 2) and spent_s() < plan.deadline_s:
                 networks = found.records()
                 if judged:
                     mape, within = self._judge(networks[:judged], networks[judged:done])
@@ -150,7 +156,7 @@ class Profiler:
     @staticmethod
     def _affordable(plan: Plan, done: int, spent_s: float) -> int:
         """Networks of the next wave: as many as the time left allows at the pace so far."""
-        return max(1, min(plan.wave, int((plan.max_time_s - spent_s) * done / spent_s))) if done and spent_s > 0 else plan.wave
+        return max(1, min(plan.wave, int((plan.deadline_s - spent_s) * done / spent_s))) if done and spent_s > 0 else plan.wave
 
     @staticmethod
     def _round(
@@ -198,7 +204,7 @@ class Profiler:
 
     @staticmethod
     def _ended(plan: Plan, curve: Sequence[CurvePoint], networks: int, spent_s: float) -> str | None:
-        if spent_s + WORTHWHILE * spent_s / max(1, networks) >= plan.max_time_s:
+        if spent_s + WORTHWHILE * spent_s / max(1, networks) >= plan.deadline_s:
             return "time"
         if networks >= plan.max_networks:
             return "count"
