@@ -1,0 +1,55 @@
+"""A device that exists on paper: kernels of real networks, times from a formula."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from math import log
+
+import numpy as np
+
+from hwnas import spaces
+from hwnas.ir import Kernel
+from hwnas.predict.features import describe
+from hwnas.predict.roofline import Roofline
+from hwnas.profiling import NetworkRecord, Setting
+from hwnas.profiling.store import Raw, records_of
+from hwnas.profiling.waves import Pooled, Slowdowns
+from hwnas.runtimes.ort_fusion import fuse
+
+BLOCK = 8
+CALL_S = 5e-6
+ROOFLINE = Roofline(flops_per_s=8e10, bytes_per_s=1.5e10)
+SETTING = Setting(device="cpu", runtime="onnxruntime-cpu")
+Latency = Callable[[Sequence[Kernel]], float]
+
+
+def noise(text: str, spread: float) -> float:
+    """A factor about 1 that is fixed for a text: e to the (normal x spread)."""
+    return float(np.exp(spread * np.random.default_rng(zlib.crc32(text.encode())).standard_normal()))
+
+
+def kernel_s(kernel: Kernel) -> float:
+    """Time of a kernel: start, work at the rate of its kind, bytes, and 2 % that no feature explains."""
+    seen = describe(kernel)
+    rate = {"Conv-pointwise": 4e10, "Conv-dense": 5e10, "Conv-depthwise": 1e10}.get(seen.kind, 2e10)
+    return (1.5e-6 + seen.flops / rate + seen.bytes / 1e10) * noise(kernel.to_json(), 0.02)
+
+
+def latency_s(kernels: Sequence[Kernel]) -> float:
+    """Time of a network: its kernels and the call, more where there are more weights, and 1 % of chance."""
+    weights = sum(describe(kernel).weight_bytes for kernel in kernels)
+    return (CALL_S + sum(map(kernel_s, kernels))) * (1 + 0.02 * log(weights / 1e5)) * noise("".join(k.to_json() for k in kernels), 0.01)
+
+
+def measured(count: int, *, seed: int = 0, space: str = "mobilenet-small", latency: Latency = latency_s) -> list[NetworkRecord]:
+    """Random networks of a space as a profile would hold them."""
+    source = spaces.load(space)
+    rows = []
+    for i in range(count):
+        genotype = source.canonical(source.sample(np.random.default_rng([seed, i])))
+        calls = fuse(source.graph(genotype), BLOCK)
+        seconds = np.full(10, latency([call.kernel for call in calls]))
+        pooled = Pooled.from_samples(seconds, np.zeros(10, np.int64), Slowdowns.of({}))
+        rows.append(Raw(i, genotype, pooled, [(call, kernel_s(call.kernel)) for call in calls], round(CALL_S * 1e9)))
+    return records_of(rows)

@@ -1,0 +1,138 @@
+"""Features: the same kernel always looks the same, and looks like what it is."""
+
+from __future__ import annotations
+
+from math import isfinite, log
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from strategies import graphs
+
+from hwnas.ir import Graph, GraphBuilder, Kernel, TensorSpec
+from hwnas.predict.features import ACTIVATIONS, CONTEXT, FEATURES, SCHEMA, Table, describe, kind_of, tabulate
+from hwnas.runtimes.ort_fusion import fuse
+
+
+def kernels(graph: Graph, block: int = 8) -> list[Kernel]:
+    return [call.kernel for call in fuse(graph, block)]
+
+
+def block_of_a_network(batch: int = 2) -> Graph:
+    """A pointwise, a strided depthwise and a dense convolution with their activations, a residual, and a classifier."""
+    b = GraphBuilder("block")
+    x = b.op("Relu", [b.conv(b.input("x", (batch, 16, 8, 8)), 32)])
+    x = b.op("Clip", [b.conv(x, 32, kernel=5, stride=2, groups=32)], min=0.0, max=6.0)
+    y = b.op("Add", [b.conv(b.conv(x, 32), 32, kernel=3, dilation=2), x])
+    return b.finish(b.linear(b.op("Flatten", [b.op("GlobalAveragePool", [y])]), 10))
+
+
+def test_the_schema_is_pinned(golden) -> None:
+    """Predictors on disk are told by the schema: when this fails, a column has changed, and predictors must be fitted again."""
+    assert golden("predict/schema.json", {"schema": SCHEMA, "features": FEATURES, "context": CONTEXT, "activations": ACTIVATIONS}) == {
+        "schema": SCHEMA,
+        "features": list(FEATURES),
+        "context": list(CONTEXT),
+        "activations": list(ACTIVATIONS),
+    }
+
+
+def test_the_values_are_pinned(golden) -> None:
+    """What the extractor sees of known kernels does not change: a predictor would otherwise be asked something that it never learned."""
+    found = [[seen.kind, list(seen.values)] for seen in map(describe, kernels(block_of_a_network()))]
+    assert golden("predict/features.json", found) == found
+
+
+def test_named_features_of_a_convolution() -> None:
+    """Each feature says what its name says."""
+    (kernel,) = [kernel for kernel in kernels(block_of_a_network()) if kind_of(kernel) == "Conv-depthwise"]
+    seen = dict(zip(FEATURES, describe(kernel).values, strict=True))
+    assert seen["batch"] == 2
+    assert (seen["channels_in"], seen["channels_out"], seen["groups"]) == (32, 32, 32)
+    assert (seen["height_in"], seen["height_out"], seen["width_out"]) == (8, 4, 4)
+    assert (seen["window"], seen["stride"], seen["dilation"]) == (25, 4, 1)
+    assert (seen["residual"], seen["blocked"], ACTIVATIONS[int(seen["activation"])]) == (0, 1, "Clip")
+    assert seen["flops"] == 2 * 25 * 2 * 32 * 4 * 4
+    assert (seen["weight_numel"], seen["input_numel"], seen["output_numel"]) == (800, 4096, 1024)
+    assert seen["flops_per_byte"] == pytest.approx(51200 / (4 * (800 + 4096 + 1024)))
+
+
+def test_a_residual_shows() -> None:
+    """A convolution that adds in place reads one input more."""
+    (kernel,) = [kernel for kernel in kernels(block_of_a_network()) if "Add" in kernel.fused]
+    seen = dict(zip(FEATURES, describe(kernel).values, strict=True))
+    assert (seen["residual"], seen["dilation"]) == (1, 4)
+
+
+X = TensorSpec((1, 8, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("op", "weight", "group", "kind"),
+    [
+        ("Conv", (16, 8, 3, 3), 1, "Conv-dense"),
+        ("Conv", (16, 8, 1, 1), 1, "Conv-pointwise"),
+        ("Conv", (8, 1, 1, 1), 8, "Conv-depthwise"),
+        ("Conv", (8, 2, 3, 3), 4, "Conv-grouped"),
+        ("ConvTranspose", (8, 4, 2, 2), 1, "ConvTranspose-dense"),
+    ],
+)
+def test_kinds_of_convolutions(op: str, weight: tuple[int, ...], group: int, kind: str) -> None:
+    """Convolutions of different nature have different models."""
+    assert kind_of(Kernel(op=op, inputs=(X,), weights=(TensorSpec(weight),), outputs=(X,), attrs=(("group", group),))) == kind
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs(max_steps=4))
+def test_every_kernel_has_features(graph: Graph) -> None:
+    """Whatever the operators: finite numbers, some work, some bytes, and the same for an equal kernel."""
+    for kernel in kernels(graph):
+        seen = describe(kernel)
+        assert len(seen.values) == len(FEATURES)
+        assert all(map(isfinite, seen.values))
+        assert seen.flops > 0
+        assert seen.bytes > 0
+        assert describe(Kernel.from_json(kernel.to_json())) == seen
+
+
+# ---- tables
+
+
+def table_of(*graphs: Graph) -> Table:
+    return tabulate([kernels(graph) for graph in graphs])
+
+
+def test_a_table_holds_networks_side_by_side() -> None:
+    """Rows keep the order of the kernels, and each knows its network; the context is each network's own."""
+    small, large = block_of_a_network(1), block_of_a_network(4)
+    table = table_of(small, large)
+    each = len(kernels(small))
+    assert table.networks == 2
+    assert table.owner.tolist() == [0] * each + [1] * each
+    assert table.kinds.tolist() == [kind_of(kernel) for kernel in kernels(small)] * 2
+    weights = 4 * (16 * 32 + 32 * 25 + 32 * 32 + 32 * 32 * 9 + 32 * 10)
+    biggest = max(describe(kernel).activation_bytes for kernel in kernels(small))
+    np.testing.assert_array_equal(table.context, [[weights, biggest, each], [weights, 4 * biggest, each]])
+
+
+def test_totals_are_per_network() -> None:
+    """A value of each row is added up per network."""
+    table = table_of(block_of_a_network(1), block_of_a_network(4))
+    ones = np.ones(len(table.owner))
+    np.testing.assert_array_equal(table.total(ones), [len(ones) / 2] * 2)
+    np.testing.assert_allclose(table.total(table.flops)[1] / table.total(table.flops)[0], 4)
+
+
+def test_taking_some_networks() -> None:
+    """A part of a table is the table of that part."""
+    parts = [block_of_a_network(batch) for batch in (1, 2, 3, 4)]
+    taken, made = table_of(*parts).take(np.array([1, 3])), table_of(parts[1], parts[3])
+    for field in ("kinds", "values", "flops", "bytes", "owner", "context"):
+        np.testing.assert_array_equal(getattr(taken, field), getattr(made, field))
+
+
+def test_proportions_are_kept() -> None:
+    """Twice the batch is twice the work and the same intensity, up to the weights."""
+    one, two = (describe(kernels(block_of_a_network(batch))[1]) for batch in (1, 2))
+    assert two.flops == 2 * one.flops
+    assert log(two.bytes / one.bytes) < log(2)
