@@ -40,8 +40,8 @@ class Recording:
 
     @classmethod
     def of(cls, network: NetworkRecord) -> Recording:
-        """From a network of a profile: its samples, and each kernel's part of its time."""
-        times = (KernelTime(call=kernel.call, seconds=kernel.nanoseconds * 1e-9) for kernel in network.kernels)
+        """From a network of a profile: its samples, and each kernel's time by the profiler."""
+        times = (KernelTime(call=kernel.call, seconds=kernel.profiled_s) for kernel in network.kernels)
         return cls(seconds=network.samples.seconds.tolist(), kernels=tuple(times))
 
 
