@@ -23,8 +23,8 @@ Vector = NDArray[np.float64]
 
 _PRIOR_SD = 1 / np.sqrt(12)  # of a uniform variable on [0, 1]: all that is known before a training
 _SLOPE, _SLOPE_WEIGHT = 0.05, 0.25  # accuracy between the worst and the best of a space, and how firmly (in units of rank variance)
-_NOISE_SD, _NOISE_WEIGHT = 0.1, 3.0  # residual deviation before any is seen, and the number of trainings that it weighs
-_FADE_IN = 10.0  # trainings at which the trees' correction counts half
+_NOISE_SD, _NOISE_WEIGHT = 0.05, 2.0  # residual deviation before any is seen, and the number of trainings that it weighs
+_FADE_IN = 5.0  # trainings at which the trees' correction counts half
 _JUDGED_FROM = 10  # trainings from which proxies that do not beat the counts are left out of the prior
 _TREES: Mapping[str, Any] = {
     "objective": "reg:squarederror",
