@@ -163,13 +163,14 @@ def profiler_cost_s(networks: Sequence[tuple[Sequence[float], float]]) -> float:
     unwatched = np.array([seconds for _, seconds in networks])
     watched = np.array([fsum(times) for times, _ in networks]) / unwatched
     kernels = np.array([len(times) for times, _ in networks]) / unwatched
-    design = np.column_stack([np.ones(len(kernels)), kernels])
+    mean = float(kernels.mean())
+    design = np.column_stack([np.ones(len(kernels)), kernels / mean - 1])  # centred: networks that are all alike have no slope
     weight = np.ones(len(kernels))
     for _ in range(5):  # iteratively reweighted, so that disturbed networks count less
         line = np.linalg.lstsq(design * weight[:, None], watched * weight, rcond=None)[0]
         left = np.abs(watched - design @ line)
         weight = 1 / np.maximum(left, np.median(left) + 1e-12) ** 0.5
-    return max(0.0, float(line[1]))
+    return max(0.0, float(line[1]) / mean)
 
 
 def attribute(times: Sequence[tuple[KernelCall, float]], total_ns: int, call_ns: int, cost_s: float = 0.0) -> tuple[KernelRecord, ...]:

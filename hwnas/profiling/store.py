@@ -118,27 +118,41 @@ class ProfileStore:
                 f"--threads {setting.threads} --batch {setting.batch}'"
             )
         try:
-            tables = {name: pq.read_table(self.folder / f"{name}-{setting.key}.parquet") for name in TABLES}
-        except (OSError, pa.ArrowException) as error:
+            tables, digest = self._tables(setting)
+            if digest != entry["digest"]:
+                raise FormatError(
+                    f"the tables of profile {setting.key} in '{self.folder}' are not those that profile.toml describes; profile again"
+                )
+            canaries = _canaries(tables["canaries"])
+            return Profile(
+                setting=setting,
+                space=entry["space"],
+                seed=entry["seed"],
+                fingerprint=entry["fingerprint"],
+                device=text["device"],
+                environment=entry["environment"],
+                block=entry["block"],
+                networks=_networks(tables["networks"], tables["kernels"], Slowdowns.of(canaries)),
+                canaries=canaries,
+                curve=tuple(CurvePoint(**point) for point in entry["curve"]),
+                ended_by=entry["ended_by"],
+                spent_s=entry["spent_s"],
+                digest=digest,
+            )
+        except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
             raise FormatError(
-                f"the tables of profile {setting.key} in '{self.folder}' cannot be read ({one_line(error)}); profile again"
+                f"the profile {setting.key} in '{self.folder}' is damaged ({type(error).__name__}: {one_line(error)}); profile again"
             ) from error
-        canaries = _canaries(tables["canaries"])
-        return Profile(
-            setting=setting,
-            space=entry["space"],
-            seed=entry["seed"],
-            fingerprint=entry["fingerprint"],
-            device=text["device"],
-            environment=entry["environment"],
-            block=entry["block"],
-            networks=_networks(tables["networks"], tables["kernels"], Slowdowns.of(canaries)),
-            canaries=canaries,
-            curve=tuple(CurvePoint(**point) for point in entry["curve"]),
-            ended_by=entry["ended_by"],
-            spent_s=entry["spent_s"],
-            digest=entry["digest"],
-        )
+
+    def _tables(self, setting: Setting) -> tuple[dict[str, pa.Table], str]:
+        """The tables of a setting, and the digest of their files."""
+        digest = hashlib.sha256()
+        tables = {}
+        for name in TABLES:
+            raw = (self.folder / f"{name}-{setting.key}.parquet").read_bytes()
+            digest.update(raw)
+            tables[name] = pq.read_table(pa.BufferReader(raw))
+        return tables, digest.hexdigest()
 
     def _read_toml(self) -> dict[str, Any]:
         path = self.folder / "profile.toml"
@@ -150,6 +164,8 @@ class ProfileStore:
             raise FormatError(
                 f"'{path}' has format {text.get('format')}, this hwnas reads {FORMAT}; use the hwnas that wrote it, or profile again"
             )
+        if not isinstance(text.get("settings"), dict) or "device" not in text:
+            raise FormatError(f"'{path}' is damaged (it lacks its settings or its device); remove it and profile again")
         return text
 
 
@@ -252,8 +268,8 @@ class Journal:
         """
         lines = self.path.read_bytes().split(b"\n")
         try:
-            header = json.loads(lines[0])
-        except ValueError as error:
+            header = dict(json.loads(lines[0]))
+        except (ValueError, TypeError) as error:
             raise FormatError(f"'{self.path}' is damaged ({one_line(error)}); remove it and profile again") from error
         if header.get("format") != FORMAT:
             raise FormatError(f"'{self.path}' has format {header.get('format')}, this hwnas reads {FORMAT}; remove it and profile again")

@@ -1,0 +1,130 @@
+"""Rounds, canaries, and what a network takes on the machine undisturbed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwnas.ir import Graph, GraphBuilder
+from hwnas.profiling.waves import FEWEST, MOST, VISIT_S, Pooled, Slowdowns, Stage, Visit, measure_together
+from hwnas.runtimes.base import KernelTime
+from hwnas.runtimes.ort_fusion import fuse
+from hwnas.testing import Recording, ReplayRuntime
+
+
+def canaries(*factors: float, best: tuple[float, ...] = (1e-4, 1e-3)) -> dict[int, list[np.ndarray]]:
+    """Rounds in which every canary runs so many times slower than at its best."""
+    return {i: [np.full(5, factor * seconds) for seconds in best] for i, factor in enumerate(factors)}
+
+
+# ---- how disturbed a round was
+
+
+def test_calm_rounds_slow_nothing_down() -> None:
+    """Where the canaries always take the same time, every factor is 1."""
+    slow = Slowdowns.of(canaries(1.0, 1.0, 1.0))
+    assert [slow.factor(i, 5e-4) for i in range(3)] == pytest.approx([1, 1, 1])
+
+
+def test_a_disturbed_round_shows() -> None:
+    """A round in which the canaries take 10 % longer has the factor 1.1, for networks of any size between and beyond them."""
+    slow = Slowdowns.of(canaries(*[1.0] * 9, 1.1))
+    for latency in (1e-5, 1e-4, 5e-4, 1e-3, 1e-1):
+        assert slow.factor(9, latency) == pytest.approx(1.1)
+        assert slow.factor(0, latency) == pytest.approx(1.0)
+
+
+def test_size_counts() -> None:
+    """Where large canaries suffer more than small ones, a network between them suffers in between."""
+    rounds = canaries(*[1.0] * 9, 1.0)
+    rounds[9] = [np.full(5, 1.02e-4), np.full(5, 1.2e-3)]
+    slow = Slowdowns.of(rounds)
+    assert slow.factor(9, 1e-4) == pytest.approx(1.02)
+    assert slow.factor(9, 1e-3) == pytest.approx(1.2)
+    assert 1.02 < slow.factor(9, 3e-4) < 1.2
+
+
+def test_the_order_of_canaries_does_not_matter() -> None:
+    """They are told apart by what they take, not by their place."""
+    rounds = canaries(*[1.0] * 9, 1.0)
+    rounds[9] = [np.full(5, 1.02e-4), np.full(5, 1.2e-3)]
+    turned = {i: row[::-1] for i, row in rounds.items()}
+    assert Slowdowns.of(turned).factor(9, 3e-4) == pytest.approx(Slowdowns.of(rounds).factor(9, 3e-4))
+
+
+def test_a_round_without_canaries() -> None:
+    """Where nothing is known of a round, nothing is corrected."""
+    assert Slowdowns.of({}).factor(0, 1e-3) == 1.0
+    assert Slowdowns.of(canaries(1.0)).factor(7, 1e-3) == 1.0
+
+
+# ---- pooling
+
+
+def test_visits_are_pooled() -> None:
+    """All durations are kept, each with its round and how disturbed that was."""
+    slow = Slowdowns.of(canaries(*[1.0] * 9, 1.5))
+    visits = [Visit(network=0, round=0, seconds=np.array([1.0, 2.0])), Visit(network=0, round=9, seconds=np.array([3.0]))]
+    found = Pooled.of(visits, slow)
+    assert found.samples.seconds.tolist() == [1.0, 2.0, 3.0]
+    assert found.rounds.tolist() == [0, 0, 9]
+    assert found.slowdown.tolist() == pytest.approx([1.0, 1.0, 1.5])
+    again = Pooled.from_samples(found.samples.seconds, found.rounds, slow)
+    assert again.latency_s == found.latency_s
+
+
+def test_disturbed_rounds_are_divided_out() -> None:
+    """Visits at different moments of a machine that changes its mind give the latency of the machine undisturbed."""
+    rng = np.random.default_rng(0)
+    factors = np.repeat(rng.uniform(1.0, 1.2, 12), 2)
+    factors[:6] = 1.0
+    slow = Slowdowns.of(canaries(*factors))
+    disturbed = [Visit(network=0, round=i, seconds=np.full(5, 2e-4 * factors[i])) for i in range(8, 12)]
+    assert Pooled.of(disturbed, slow).latency_s == pytest.approx(2e-4, rel=1e-6)
+
+
+def test_a_single_visit() -> None:
+    """One visit is enough for a latency: its p10."""
+    (seconds,) = ([1.0, 1.1, 1.2, 1.3, 1.4],)
+    found = Pooled.of([Visit(network=0, round=0, seconds=np.array(seconds))], Slowdowns.of({}))
+    assert found.latency_s == pytest.approx(1.04)
+
+
+# ---- visiting
+
+
+def tiny(channels: int = 4) -> Graph:
+    b = GraphBuilder(f"tiny-{channels}")
+    return b.finish(b.op("Relu", [b.conv(b.input("x", (1, 3, 8, 8)), channels)]))
+
+
+def runtime(seconds: float) -> ReplayRuntime:
+    def recording(graph: Graph) -> Recording:
+        return Recording(seconds=[seconds], kernels=tuple(KernelTime(call=call, seconds=1e-6) for call in fuse(graph, 8)))
+
+    return ReplayRuntime(recording)
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(VISIT_S, FEWEST), (VISIT_S / 10, 10), (1e-6, MOST)])
+def test_a_visit_takes_about_its_time(seconds: float, runs: int) -> None:
+    """The first visit is short; from then on there are as many runs as fit, within bounds."""
+    stage = Stage.build(runtime(seconds), tiny(), precision="fp32", seed=0)
+    assert [len(stage.visit()) for _ in range(3)] == [FEWEST, runs, runs]
+    assert len(stage.kernel_times(1)) == len(fuse(tiny(), 8))
+
+
+def test_networks_are_measured_together() -> None:
+    """Every network is visited in every round of its wave, beside the canaries, and comes back in its place."""
+    graphs = [tiny(channels) for channels in (4, 8, 12, 16, 20)]
+    found = measure_together(runtime(1e-3), graphs, [tiny(24)], rounds=3, wave=2)
+    assert [pooled.latency_s for pooled in found] == pytest.approx([1e-3] * 5)
+    assert [sorted(set(pooled.rounds.tolist())) for pooled in found] == [[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5], [6, 7, 8]]
+
+
+def test_earlier_rounds_tell_what_undisturbed_is() -> None:
+    """With canaries known from before, a machine that is disturbed all along is seen to be."""
+    known = {i: [np.full(5, 1e-3)] for i in range(20)}
+    (pooled,) = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2, known=known)
+    assert pooled.latency_s == pytest.approx(1e-3, rel=1e-6)
+    (alone,) = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2)
+    assert alone.latency_s == pytest.approx(1.25e-3, rel=1e-6)
