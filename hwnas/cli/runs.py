@@ -130,11 +130,11 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
 
 
 def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
-    table = Table("finalist", "predicted [low, high]", "measured", "limit kept", "accuracy", "params", *(["exported"] if speedup else []))
+    table = Table("#", "predicted\n[low, high]", "measured", "limit\nkept", "accuracy", "params", *(["exported"] if speedup else []))
     for finalist in outcome.finalists:
         row = finalist.as_json()
         predicted = row["predicted_latency_s"]
-        interval = f"{format_seconds(predicted['value'])} [{format_seconds(predicted['low'])}, {format_seconds(predicted['high'])}]"
+        interval = f"{format_seconds(predicted['value'])}\n[{format_seconds(predicted['low'])}, {format_seconds(predicted['high'])}]"
         kept = {True: "yes", False: "NO", None: "no limit"}[row["limit_kept"]]
         deviation = "one seed" if row["accuracy_sd"] is None else f"± {format_fraction(row['accuracy_sd'])}"
         accuracy = f"{format_fraction(row['accuracy_mean'])} {deviation}"
@@ -250,4 +250,4 @@ def demo(out_dir: Path) -> None:
     console.print(f"4/4 report: {write_report(workspace, outcome.run.id, out_dir / 'report.html')}")
     speed = manifest.shipped.speedup_over_torch
     console.print(f"{outcome.kept} of {len(outcome.finalists)} finalists kept '{', '.join(map(str, asked.constraint))}' when measured")
-    console.print(_finalists_table(outcome, f"{manifest.precision}, {speed.value:.2f} times as fast as eager torch"))
+    console.print(_finalists_table(outcome, f"{manifest.precision}, {speed.value:.1f}x eager torch"))

@@ -11,9 +11,9 @@ class Estimate:
     """A predicted quantity.
 
     Attributes:
-        value: the median prediction.
-        low: lower end of the conformal interval.
-        high: upper end; what a limit is checked against.
+        value: p10, what the device does undisturbed.
+        low: lower end of the conformal interval of p10.
+        high: upper end, which covers the median too, that being what users are promised; what a limit is checked against.
         unit: `s` or `J`.
         coverage: share of the value that stands on kernels of kinds and sizes that the device was profiled for, 0-1.
         source: where it comes from, such as `predicted from profile cpu/onnxruntime-cpu-t1-b1-fp32`.

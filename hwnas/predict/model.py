@@ -23,6 +23,7 @@ from hwnas.predict.roofline import Roofline
 from hwnas.profiling import NetworkRecord
 
 LEVEL = 0.9
+UPPER_LEVEL = 0.95  # one-sided: with `LEVEL` on both sides, 5 % lie above
 FOLDS = 5
 LEAST_NETWORKS = 20  # a 90 % interval needs 9 residuals; below this the cross-fit has nothing to learn from
 PARAMETERS: Mapping[str, Any] = {
@@ -172,7 +173,8 @@ class LatencyModel:
         roofline: scale of the targets.
         correction: per network.
         call_s: of an empty call.
-        half_width: conformal half width of log(latency / prediction).
+        half_width: conformal half width of log(p10 / prediction), both ways.
+        median_width: conformal bound of log(median / prediction), upwards: what a user is promised, on the machine as it was.
         typical: median of time / roofline over all kernels, which stands in for kinds that are not covered.
         held_out: cross-fitted figures.
     """
@@ -182,6 +184,7 @@ class LatencyModel:
     correction: Correction
     call_s: float
     half_width: float
+    median_width: float
     typical: float
     held_out: HeldOut
 
@@ -243,13 +246,15 @@ class Training:
     Attributes:
         table: of all networks' kernels.
         seconds: attributed time of each row.
-        latency: end-to-end p10 of each network in s.
+        latency: end-to-end p10 of each network in s, undisturbed.
+        median: end-to-end median of each network in s, as it was measured.
         call_s: of an empty call.
     """
 
     table: Table
     seconds: Matrix
     latency: Matrix
+    median: Matrix
     call_s: float
 
     @classmethod
@@ -260,12 +265,14 @@ class Training:
             table=tabulate(kernels),
             seconds=np.array([record.nanoseconds for network in networks for record in network.kernels]) * 1e-9,
             latency=np.array([network.latency_s for network in networks]),
+            median=np.array([network.samples.median_s for network in networks]),
             call_s=float(np.median([network.call_ns for network in networks])) * 1e-9,
         )
 
     def take(self, networks: NDArray[np.int64]) -> Training:
         """Some of the networks, by ascending index."""
-        return Training(self.table.take(networks), self.seconds[np.isin(self.table.owner, networks)], self.latency[networks], self.call_s)
+        rows = np.isin(self.table.owner, networks)
+        return Training(self.table.take(networks), self.seconds[rows], self.latency[networks], self.median[networks], self.call_s)
 
 
 def fit(networks: Sequence[NetworkRecord], roofline: Roofline) -> LatencyModel:
@@ -299,6 +306,7 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline) -> LatencyModel:
         correction=Correction.fit(data.table.context, sums, data.latency),
         call_s=data.call_s,
         half_width=quantile(np.abs(np.log(data.latency / crossed)), LEVEL),
+        median_width=quantile(np.log(data.median / crossed), UPPER_LEVEL),
         typical=typical,
         held_out=HeldOut.of(crossed, data.latency),
     )

@@ -102,12 +102,12 @@ class Predictor:
         return [self._bounded(float(value), float(share)) for value, share in zip(values, np.clip(known, 0.0, 1.0), strict=True)]
 
     def _bounded(self, value: float, coverage: float) -> Estimate:
-        half = float(np.exp(self.model.half_width))
+        down, up = np.exp([-self.model.half_width, max(self.model.half_width, self.model.median_width)])
         known, unknown = value * coverage, value * (1 - coverage)
         return Estimate(
             value=value,
-            low=known / half + unknown / UNKNOWN,
-            high=known * half + unknown * UNKNOWN,
+            low=float(known * down + unknown / UNKNOWN),
+            high=float(known * up + unknown * UNKNOWN),
             unit="s",
             coverage=coverage,
             source=self.source,

@@ -89,6 +89,7 @@ def save(predictor: Predictor, tree: Path) -> Path:
             "block": predictor.block,
             "call_s": model.call_s,
             "half_width": model.half_width,
+            "median_width": model.median_width,
             "typical": model.typical,
             "setting": asdict(predictor.setting),
             "environment": dict(predictor.environment),
@@ -166,6 +167,7 @@ def _read(folder: Path, setting: Setting) -> Predictor:
         correction=Correction(**{key: tuple(value) for key, value in card["correction"].items()}),
         call_s=card["call_s"],
         half_width=card["half_width"],
+        median_width=card["median_width"],
         typical=card["typical"],
         held_out=HeldOut(**card["held_out"]),
     )
