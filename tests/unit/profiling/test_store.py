@@ -1,0 +1,328 @@
+"""Profiles on disk, finished and unfinished."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+from paper_device import BLOCK, SETTING, kernel_s, latency_s
+
+from hwnas import spaces
+from hwnas.errors import DiskError, FormatError, NotFoundError
+from hwnas.profiling import CurvePoint, NetworkRecord, Profile, ProfileStore
+from hwnas.profiling.store import FORMAT, TABLES, Journal, Measuring
+from hwnas.profiling.waves import Visit
+from hwnas.runtimes.base import KernelTime
+from hwnas.runtimes.ort_fusion import fuse
+from hwnas.testing import FakeDevice
+
+ROUNDS = 4
+HEADER = {"space": "mobilenet-small", "seed": 0, "fingerprint": "f" * 12, "setting": SETTING.key}
+
+
+def measuring(networks: int = 3, journal: Journal | None = None) -> Measuring:
+    """Networks visited round by round beside two canaries, written to a journal on the way."""
+    space, rng = spaces.load("mobilenet-small"), np.random.default_rng(1)
+    found = Measuring()
+    for i in range(networks):
+        genotype = space.canonical(space.sample(np.random.default_rng([0, i])))
+        times = [KernelTime(call=call, seconds=kernel_s(call.kernel)) for call in fuse(space.graph(genotype), BLOCK)]
+        found.genotypes[i], found.times[i], found.call_ns[i] = genotype, tuple((time.call, time.seconds) for time in times), 5000
+        if journal:
+            journal.network(i, genotype, times, 5000, found.spent_s)
+    for number in range(ROUNDS):
+        found.canaries[number] = [seconds * rng.uniform(1, 1.1, 5) for seconds in (1e-4, 1e-3)]
+        if journal:
+            journal.canaries(number, found.canaries[number], found.spent_s)
+        for i in range(networks):
+            found.spent_s += 0.125
+            seconds = latency_s([call.kernel for call, _ in found.times[i]]) * rng.uniform(1, 1.1, 4)
+            found.visits.setdefault(i, []).append(Visit(network=i, round=number, seconds=seconds))
+            if journal:
+                journal.visit(found.visits[i][-1], found.spent_s)
+    return found
+
+
+def finished(networks: int = 3) -> Profile:
+    found = measuring(networks)
+    return Profile(
+        setting=SETTING,
+        space="mobilenet-small",
+        seed=0,
+        fingerprint="f" * 12,
+        device=FakeDevice().spec.as_dict(),
+        environment={"onnxruntime": "1.22", "hwnas": "0.1"},
+        block=BLOCK,
+        networks=tuple(found.records()),
+        canaries=found.canaries,
+        curve=(
+            CurvePoint(networks=20, seconds=1.5, mape=0.1, within_10=0.5),
+            CurvePoint(networks=30, seconds=2.5, mape=0.05, within_10=0.9),
+        ),
+        ended_by="target",
+        spent_s=found.spent_s,
+    )
+
+
+def assert_same_networks(found: list[NetworkRecord], expected: list[NetworkRecord]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.id, one.genotype, one.call_ns, one.kernels) == (other.id, other.genotype, other.call_ns, other.kernels)
+        assert one.latency_s == other.latency_s
+        np.testing.assert_array_equal(one.samples.seconds, other.samples.seconds)
+        np.testing.assert_array_equal(one.pooled.rounds, other.pooled.rounds)
+        np.testing.assert_array_equal(one.pooled.slowdown, other.pooled.slowdown)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProfileStore:
+    return ProfileStore(tmp_path / "profiles" / "cpu")
+
+
+# ---- finished profiles
+
+
+def test_the_round_trip_is_exact(store: ProfileStore) -> None:
+    """Everything that was measured comes back to the last bit, and what derives from it derives again."""
+    profile = finished()
+    store.save(profile)
+    found = store.load(SETTING)
+    assert_same_networks(list(found.networks), list(profile.networks))
+    assert list(found.canaries) == list(profile.canaries)
+    for one, other in zip(found.canaries.values(), profile.canaries.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert replace(found, networks=(), canaries={}, digest="") == replace(profile, networks=(), canaries={}, digest="")
+    assert len(found.digest) == 64
+
+
+def test_saving_again_gives_the_same_digest(store: ProfileStore) -> None:
+    """The digest is that of the measurements: equal profiles have equal ones, and what was loaded can be saved."""
+    store.save(finished())
+    first = store.load(SETTING)
+    store.save(first)
+    assert store.load(SETTING).digest == first.digest
+    store.save(finished(2))
+    assert store.load(SETTING).digest != first.digest
+
+
+def test_settings_live_side_by_side(store: ProfileStore) -> None:
+    """A device's settings share a folder; saving one leaves the others."""
+    other = replace(SETTING, threads=2)
+    store.save(finished(3))
+    store.save(replace(finished(2), setting=other))
+    assert (len(store.load(SETTING).networks), len(store.load(other).networks)) == (3, 2)
+    assert store.has(SETTING)
+    assert store.has(other)
+    assert not store.has(replace(SETTING, batch=8))
+
+
+def test_the_toml_is_for_people(store: ProfileStore) -> None:
+    """It states format, device with fingerprint, and for each setting how much was measured, how long, and how it ended."""
+    store.save(finished())
+    text = tomllib.loads((store.folder / "profile.toml").read_text())
+    assert text["format"] == FORMAT
+    assert text["device"]["fingerprint"] == FakeDevice().spec.fingerprint
+    entry = text["settings"][SETTING.key]
+    assert (entry["networks"], entry["ended_by"], entry["curve"][1]["mape"]) == (3, "target", 0.05)
+
+
+def test_nothing_was_measured(store: ProfileStore) -> None:
+    """Without a profile the message says how to measure one."""
+    assert not store.has(SETTING)
+    with pytest.raises(NotFoundError, match=r"no profile of 'cpu' in '.*'; run 'hwnas profile --device cpu'"):
+        store.load(SETTING)
+
+
+def test_another_setting_was_measured(store: ProfileStore) -> None:
+    """For another setting the message lists what was measured, and the command for this one."""
+    store.save(finished())
+    with pytest.raises(NotFoundError) as caught:
+        store.load(replace(SETTING, threads=4, batch=2))
+    assert f"was not profiled with onnxruntime-cpu-t4-b2-fp32, only with {SETTING.key}" in str(caught.value)
+    assert "--threads 4 --batch 2" in str(caught.value)
+
+
+# ---- damage
+
+
+def refused(store: ProfileStore, words: str) -> None:
+    with pytest.raises(FormatError, match=words) as caught:
+        store.load(SETTING)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_format(store: ProfileStore) -> None:
+    """A profile of a later version is refused with both versions and what to do, when it is read and when it would be written over."""
+    store.save(finished())
+    path = store.folder / "profile.toml"
+    path.write_text(tomli_w.dumps({**tomllib.loads(path.read_text()), "format": FORMAT + 1}))
+    refused(store, f"has format {FORMAT + 1}, this hwnas reads {FORMAT}; use the hwnas that wrote it, or profile again")
+    with pytest.raises(FormatError):
+        store.save(finished())
+
+
+@pytest.mark.parametrize("content", [b"format = ", b"\xff\xfe", b"format = 1\n", b"format = 1\nsettings = 3\n"])
+def test_a_damaged_toml(store: ProfileStore, content: bytes) -> None:
+    """What is no profile is refused."""
+    store.save(finished())
+    (store.folder / "profile.toml").write_bytes(content)
+    refused(store, r"profile\.toml' is damaged .*; remove it and profile again")
+
+
+def test_a_toml_cut_anywhere(store: ProfileStore) -> None:
+    """A TOML that ends too early is never read as if it were whole, even where what is left is proper TOML."""
+    store.save(replace(finished(), curve=()))
+    path = store.folder / "profile.toml"
+    lines = path.read_text().splitlines(keepends=True)
+    last = next(i for i, line in enumerate(lines) if line.endswith(".environment]\n"))
+    for cut in range(last + 1):
+        path.write_text("".join(lines[:cut]))
+        with pytest.raises((FormatError, NotFoundError)):
+            store.load(SETTING)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("damage", ["missing", "cut", "another's"])
+def test_damaged_tables(store: ProfileStore, table: str, damage: str) -> None:
+    """A table that is missing, truncated or of another profile is refused: figures that do not belong together are worth nothing."""
+    store.save(finished())
+    path = store.folder / f"{table}-{SETTING.key}.parquet"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        other = ProfileStore(store.folder.parent / "other")
+        other.save(finished(2))
+        path.write_bytes((other.folder / path.name).read_bytes())
+    refused(store, "profile again")
+
+
+# ---- a disk that refuses
+
+
+def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
+    """Below a file nothing can be written, and the error says so in one line; the same for a journal."""
+    (tmp_path / "file").touch()
+    store = ProfileStore(tmp_path / "file" / "cpu")
+    with pytest.raises(DiskError, match=r"cannot write to '.*cpu' \(Not a directory\); what was measured stays in the journal"):
+        store.save(finished())
+    with pytest.raises(DiskError, match=r"\(Not a directory\); make room or give another place with --home"):
+        store.journal(SETTING).start(HEADER)
+
+
+def test_a_full_disk_keeps_the_journal(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the tables cannot be written, the journal stays, and saving can be tried again."""
+    journal = store.journal(SETTING)
+    journal.start(HEADER)
+    found = measuring(3, journal)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DiskError, match=r"\(No space left on device\).*--resume"):
+            store.save(finished())
+        with pytest.raises(DiskError, match="what was measured before is kept"):
+            journal.visit(found.visits[0][0], 1.0)
+    assert journal.exists()
+    store.save(finished())
+    assert not journal.exists()
+
+
+# ---- journals
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """A journal with three networks and four rounds."""
+    journal = Journal(tmp_path / "profiles" / "cpu" / "journal.jsonl")
+    journal.start(HEADER)
+    measuring(3, journal)
+    return journal
+
+
+def assert_same_measuring(found: Measuring, expected: Measuring) -> None:
+    assert (found.genotypes, found.times, found.call_ns, found.spent_s) == (
+        expected.genotypes,
+        expected.times,
+        expected.call_ns,
+        expected.spent_s,
+    )
+    assert_same_networks(found.records(), expected.records())
+
+
+def test_a_journal_holds_everything(journal: Journal) -> None:
+    """What was measured comes back from the journal exactly, with its header and the time spent."""
+    header, found = journal.read()
+    assert header == {"format": FORMAT, **HEADER}
+    assert_same_measuring(found, measuring(3))
+    assert found.spent_s == 3 * ROUNDS * 0.125
+
+
+def test_networks_with_enough_visits(journal: Journal) -> None:
+    """Records are those of networks that were visited often enough."""
+    _, found = journal.read()
+    found.visits[2].pop()
+    assert [record.id for record in found.records(ROUNDS)] == [0, 1]
+    assert [record.id for record in found.records()] == [0, 1, 2]
+
+
+def test_a_line_that_a_kill_cut_short(journal: Journal) -> None:
+    """Wherever a kill cuts the last line, the complete ones are kept, the fragment goes, and measuring goes on behind them."""
+    whole = journal.path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    last = len(lines[-1])
+    _, expected = journal.read()
+    expected.visits[2].pop()
+    for left in (0, 1, last // 2, last - 2, last - 1):
+        journal.path.write_bytes(whole[: len(whole) - last + left])
+        _, found = journal.read()
+        assert journal.path.read_bytes() == b"".join(lines[:-1])
+        assert_same_networks(found.records(), expected.records())
+    journal.visit(Visit(network=2, round=9, seconds=np.array([1e-3])), 9.0)
+    _, found = journal.read()
+    assert (found.visits[2][-1].round, found.spent_s) == (9, 9.0)
+
+
+def test_what_follows_a_damaged_line_goes(journal: Journal) -> None:
+    """Behind a line that is no JSON nothing can be trusted."""
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join([*lines[:4], b"\x00\x00\n", *lines[4:]]))
+    _, found = journal.read()
+    assert list(found.genotypes) == [0, 1, 2]
+    assert not found.visits
+    assert journal.path.read_bytes() == b"".join(lines[:4])
+
+
+@pytest.mark.parametrize("header", [b"", b"{", b"3", b"[1, 2]", b"\xff"])
+def test_a_damaged_header(journal: Journal, header: bytes) -> None:
+    """A journal whose header cannot be read is refused with the remedy."""
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join([header + b"\n", *lines[1:]]))
+    with pytest.raises(FormatError, match=r"is damaged .*; remove it and profile again") as caught:
+        journal.read()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_journal_of_another_version(journal: Journal) -> None:
+    """A journal of another format is refused with both versions."""
+    journal.path.write_text(journal.path.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}', 1))
+    with pytest.raises(FormatError, match=f"has format {FORMAT + 1}, this hwnas reads {FORMAT}; remove it and profile again"):
+        journal.read()
+
+
+def test_beginning_anew(journal: Journal) -> None:
+    """Starting a journal drops what it held; removing it twice is no error."""
+    journal.start({**HEADER, "seed": 1})
+    header, found = journal.read()
+    assert header["seed"] == 1
+    assert not found.genotypes
+    journal.remove()
+    journal.remove()
+    assert not journal.exists()
