@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import log
 
 import numpy as np
@@ -24,22 +25,26 @@ SETTING = Setting(device="cpu", runtime="onnxruntime-cpu")
 Latency = Callable[[Sequence[Kernel]], float]
 
 
+text_of = cache(Kernel.to_json)
+
+
 def noise(text: str, spread: float) -> float:
     """A factor about 1 that is fixed for a text: e to the (normal x spread)."""
     return float(np.exp(spread * np.random.default_rng(zlib.crc32(text.encode())).standard_normal()))
 
 
+@cache
 def kernel_s(kernel: Kernel) -> float:
     """Time of a kernel: start, work at the rate of its kind, bytes, and 2 % that no feature explains."""
     seen = describe(kernel)
     rate = {"Conv-pointwise": 4e10, "Conv-dense": 5e10, "Conv-depthwise": 1e10}.get(seen.kind, 2e10)
-    return (1.5e-6 + seen.flops / rate + seen.bytes / 1e10) * noise(kernel.to_json(), 0.02)
+    return (1.5e-6 + seen.flops / rate + seen.bytes / 1e10) * noise(text_of(kernel), 0.02)
 
 
 def latency_s(kernels: Sequence[Kernel]) -> float:
     """Time of a network: its kernels and the call, more where there are more weights, and 1 % of chance."""
     weights = sum(describe(kernel).weight_bytes for kernel in kernels)
-    return (CALL_S + sum(map(kernel_s, kernels))) * (1 + 0.02 * log(weights / 1e5)) * noise("".join(k.to_json() for k in kernels), 0.01)
+    return (CALL_S + sum(map(kernel_s, kernels))) * (1 + 0.02 * log(weights / 1e5)) * noise("".join(map(text_of, kernels)), 0.01)
 
 
 def measured(count: int, *, seed: int = 0, space: str = "mobilenet-small", latency: Latency = latency_s) -> list[NetworkRecord]:

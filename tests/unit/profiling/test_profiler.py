@@ -1,0 +1,332 @@
+"""Profiling: when it ends, what it keeps, how it goes on. The runtime is replayed and the clock is turned by the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+from paper_device import BLOCK, SETTING, kernel_s, latency_s
+
+from hwnas import spaces
+from hwnas.errors import UsageError
+from hwnas.ir import Graph
+from hwnas.ir.cost import flops
+from hwnas.profiling import NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, profiler
+from hwnas.profiling.profiler import CANARIES, PLATEAU_ROUNDS, canaries
+from hwnas.runtimes.base import KernelTime
+from hwnas.runtimes.ort import OrtRuntime
+from hwnas.runtimes.ort_fusion import fuse
+from hwnas.spaces import Genotype
+from hwnas.testing import FakeDevice, Recording, ReplayRuntime
+
+SPACE = spaces.load("mobilenet-small")
+CALL_S = 5e-6
+FOUND = cache(canaries)
+Judgement = tuple[float, float]
+
+
+class Clock:
+    """Seconds that pass each time somebody looks."""
+
+    def __init__(self, step_s: float = 0.001) -> None:
+        self.now = 0.0
+        self.step_s = step_s
+
+    def __call__(self) -> float:
+        self.now += self.step_s
+        return self.now
+
+
+def on_paper(graph: Graph) -> Recording:
+    """What the device on paper takes for any network."""
+    calls = fuse(graph, BLOCK)
+    latency = latency_s([call.kernel for call in calls])
+    return Recording(seconds=[latency, 1.01 * latency], kernels=tuple(KernelTime(call=c, seconds=kernel_s(c.kernel)) for c in calls))
+
+
+class Judge:
+    """Follows a script of errors, the last one repeated, and remembers what it was shown."""
+
+    def __init__(self, *errors: float) -> None:
+        self._errors = errors
+        self.seen: list[tuple[list[int], list[int]]] = []
+
+    def __call__(self, train: Sequence[NetworkRecord], test: Sequence[NetworkRecord]) -> Judgement:
+        self.seen.append(([record.id for record in train], [record.id for record in test]))
+        return self._errors[min(len(self.seen), len(self._errors)) - 1], 0.5
+
+
+def empty(seed: int = 0) -> Profile:
+    spec = FakeDevice().spec
+    return Profile(
+        setting=SETTING,
+        space=SPACE.name,
+        seed=seed,
+        fingerprint=spec.fingerprint,
+        device=spec.as_dict(),
+        environment={},
+        block=BLOCK,
+        networks=(),
+    )
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finds the canaries once for all tests, and does not wait for the disk."""
+    monkeypatch.setattr(profiler, "canaries", FOUND)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProfileStore:
+    return ProfileStore(tmp_path / "cpu")
+
+
+def run(
+    store: ProfileStore,
+    plan: Plan,
+    judge: Judge | None = None,
+    *,
+    clock: Clock | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Profile:
+    judge, clock = judge or Judge(0.5, 0.3, 0.2, 0.1), clock or Clock()
+    return Profiler(ReplayRuntime(on_paper), SPACE, store, judge, clock).run(empty(seed), plan, call_s=CALL_S, resume=resume, report=report)
+
+
+# ---- when it ends
+
+
+def test_enough_networks(store: ProfileStore) -> None:
+    """At the largest number of networks it ends, each of them visited as often as the plan says, each in another round."""
+    profile = run(store, Plan(max_time_s=1e6, max_networks=7, wave=3, visits=4))
+    assert (profile.ended_by, len(profile.networks)) == ("count", 7)
+    for network in profile.networks:
+        assert len(set(network.pooled.rounds.tolist())) == 4
+    assert len(profile.canaries) == 3 * 4
+    assert all(len(row) == CANARIES for row in profile.canaries.values())
+
+
+def test_the_target_must_be_met_twice(store: ProfileStore) -> None:
+    """One lucky look does not end it; two looks in a row at an error below the target do."""
+    judge = Judge(0.01, 0.03, 0.01, 0.012, 0.5)
+    profile = run(store, Plan(max_time_s=1e6, max_networks=500, wave=2, visits=1, target_error=0.015), judge)
+    assert profile.ended_by == "target"
+    assert [point.mape for point in profile.curve] == [0.01, 0.03, 0.01, 0.012]
+
+
+def test_a_plateau_ends_it(store: ProfileStore) -> None:
+    """When the error has not fallen by a tenth for some looks, more networks would not help."""
+    judge = Judge(0.2, 0.1, *[0.095] * 20)
+    profile = run(store, Plan(max_time_s=1e6, max_networks=500, wave=1, visits=1, target_error=0.001), judge)
+    assert profile.ended_by == "plateau"
+    assert len(profile.curve) == 2 + PLATEAU_ROUNDS
+
+
+def test_while_it_improves_it_goes_on(store: ProfileStore) -> None:
+    """An error that keeps falling by more than a tenth is no plateau."""
+    judge = Judge(*(0.5 * 0.7**i for i in range(20)))
+    assert run(store, Plan(max_time_s=1e6, max_networks=40, wave=1, visits=1, target_error=0.001), judge).ended_by == "count"
+
+
+def test_time_ends_it(store: ProfileStore) -> None:
+    """It ends within its time, with the networks that were measured until then, all of them visited."""
+    profile = run(store, Plan(max_time_s=20, max_networks=10_000, wave=5, visits=3), clock=Clock(step_s=0.1))
+    assert profile.ended_by == "time"
+    assert 10 < profile.spent_s <= 20
+    assert 10 < len(profile.networks) < 100
+    assert [network.id for network in profile.networks] == list(range(len(profile.networks)))
+    assert store.load(SETTING).spent_s == profile.spent_s
+
+
+def test_a_slow_machine_stops_in_the_middle_of_a_wave(store: ProfileStore) -> None:
+    """When visits take so long that another round does not fit, every network of the wave has been visited at least once."""
+    profile = run(store, Plan(max_time_s=40, max_networks=10_000, wave=4, visits=50), clock=Clock(step_s=0.5))
+    assert profile.ended_by == "time"
+    assert profile.networks
+    assert all(1 <= len(set(network.pooled.rounds.tolist())) <= 50 for network in profile.networks)
+
+
+# ---- the looks at the error
+
+
+def test_looks_at_unseen_networks(store: ProfileStore) -> None:
+    """Each look learns from the networks of the looks before and judges on those that came after, at least a wave, then half as many."""
+    judge = Judge(0.5, 0.3, 0.2, 0.1, 0.05)
+    profile = run(store, Plan(max_time_s=1e6, max_networks=24, wave=4, visits=1, target_error=0.001), judge)
+    for train, test in judge.seen:
+        assert train == list(range(len(train)))
+        assert test == list(range(len(train), len(train) + len(test)))
+        assert len(test) >= max(4, len(train) // 2)
+    assert [point.networks for point in profile.curve] == [len(train) for train, _ in judge.seen]
+    assert [point.seconds for point in profile.curve] == sorted(point.seconds for point in profile.curve)
+
+
+def test_progress_is_reported(store: ProfileStore) -> None:
+    """Progress never goes back, and shows the error once there is one."""
+    seen: list[Progress] = []
+    run(store, Plan(max_time_s=1e6, max_networks=6, wave=2, visits=2), report=seen.append)
+    assert [step.networks for step in seen] == sorted(step.networks for step in seen)
+    assert seen[-1].networks == 6
+    assert seen[0].error is None
+    assert seen[-1].error == 0.3
+
+
+# ---- what it measures
+
+
+def test_records_hold_what_was_measured(store: ProfileStore) -> None:
+    """A network's latency and its kernels' parts are those of the device; kernels and call add up to the latency exactly."""
+    for network in run(store, Plan(max_time_s=1e6, max_networks=4, wave=4, visits=3)).networks:
+        calls = fuse(SPACE.graph(network.genotype), BLOCK)
+        assert network.latency_s == pytest.approx(latency_s([call.kernel for call in calls]), rel=0.011)
+        assert [kernel.call for kernel in network.kernels] == list(calls)
+        assert network.call_ns == 5000
+        assert network.call_ns + sum(kernel.nanoseconds for kernel in network.kernels) == network.total_ns
+
+
+def test_the_plan_determines_the_networks(store: ProfileStore, tmp_path: Path) -> None:
+    """The same seed gives the same networks whatever the waves and the time; another seed gives others; all are canonical."""
+    plan = Plan(max_time_s=1e6, max_networks=6, wave=6, visits=1)
+    first = [network.genotype for network in run(store, plan).networks]
+    again = run(ProfileStore(tmp_path / "b"), Plan(max_time_s=1e6, max_networks=6, wave=2, visits=3))
+    other = run(ProfileStore(tmp_path / "c"), plan, seed=1)
+    assert [network.genotype for network in again.networks] == first
+    assert [network.genotype for network in other.networks] != first
+    assert all(genotype == SPACE.canonical(genotype) for genotype in first)
+
+
+def test_the_canaries_are_fixed() -> None:
+    """The canaries of a space are the same in every profile, from small to large."""
+    one, two = canaries(SPACE), canaries(SPACE)
+    assert [flops(graph) for graph in one] == [flops(graph) for graph in two]
+    assert len({flops(graph) for graph in one}) == CANARIES
+    assert [flops(graph) for graph in one] == sorted(flops(graph) for graph in one)
+    assert canaries(SPACE, batch=4)[0].inputs["x"].shape[0] == 4
+
+
+def test_a_real_runtime(store: ProfileStore) -> None:
+    """On ONNX Runtime, too, every kernel is measured and every nanosecond belongs to somebody."""
+    runtime = OrtRuntime(1)
+    plan = Plan(max_time_s=1e6, max_networks=2, wave=2, visits=2, kernel_runs=3)
+    profile = Profiler(runtime, SPACE, store, Judge(0.5)).run(empty(), plan, call_s=CALL_S, resume=False)
+    for network in profile.networks:
+        assert [kernel.call.kernel.op for kernel in network.kernels].count("Gemm") == 1
+        assert {kernel.call for kernel in network.kernels} == set(fuse(SPACE.graph(network.genotype), runtime.block))
+        assert all(kernel.nanoseconds > 0 for kernel in network.kernels)
+        assert network.call_ns + sum(kernel.nanoseconds for kernel in network.kernels) == network.total_ns
+    found = store.load(SETTING)
+    assert [network.kernels for network in found.networks] == [network.kernels for network in profile.networks]
+
+
+# ---- interrupted
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def killed_after(reports: int) -> Callable[[Progress], None]:
+    left = [reports]
+
+    def report(progress: Progress) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Genotype]:
+    """The networks of a profile that nobody kills."""
+    store = ProfileStore(tmp_path_factory.mktemp("uninterrupted"))
+    return [network.genotype for network in run(store, Plan(max_time_s=1e6, max_networks=8, wave=3, visits=1)).networks]
+
+
+@pytest.mark.parametrize("reports", [0, 1, 2, 5, 9])
+def test_a_resumed_profile_measures_the_same_networks(store: ProfileStore, uninterrupted: list[Genotype], reports: int) -> None:
+    """Whenever it is killed, resuming goes on where it was: the same networks with as many visits as without the kill."""
+    plan = Plan(max_time_s=1e6, max_networks=8, wave=3, visits=3)
+    with pytest.raises(KilledError):
+        run(store, plan, report=killed_after(reports))
+    assert store.journal(SETTING).exists()
+    assert not store.has(SETTING)
+    found = run(store, plan, resume=True)
+    assert [network.genotype for network in found.networks] == uninterrupted
+    assert all(len(set(network.pooled.rounds.tolist())) == 3 for network in found.networks)
+    assert found.ended_by == "count"
+    assert not store.journal(SETTING).exists()
+
+
+def test_a_profile_killed_again_and_again(store: ProfileStore) -> None:
+    """Progress is made between kills, and nothing is measured twice."""
+    plan = Plan(max_time_s=1e6, max_networks=6, wave=2, visits=2)
+    runs = 0
+    while True:
+        runs += 1
+        try:
+            profile = run(store, plan, resume=runs > 1, report=killed_after(1))
+            break
+        except KilledError:
+            continue
+    assert runs > 3
+    assert all(len(set(network.pooled.rounds.tolist())) == 2 for network in profile.networks)
+    assert len(profile.networks) == 6
+
+
+def test_time_counts_over_all_sessions(store: ProfileStore) -> None:
+    """A resumed profile has only the time that is left."""
+    plan = Plan(max_time_s=20, max_networks=10_000, wave=5, visits=3)
+    with pytest.raises(KilledError):
+        run(store, plan, clock=Clock(step_s=0.1), report=killed_after(8))
+    _, measured = store.journal(SETTING).read()
+    assert measured.spent_s > 1
+    profile = run(store, plan, clock=Clock(step_s=0.1), resume=True)
+    assert profile.ended_by == "time"
+    assert measured.spent_s < profile.spent_s <= 20
+
+
+def test_an_unfinished_profile_is_not_overwritten(store: ProfileStore) -> None:
+    """Without --resume, an unfinished profile is refused with both ways out, and stays."""
+    plan = Plan(max_time_s=1e6, max_networks=4, wave=2, visits=2)
+    with pytest.raises(KilledError):
+        run(store, plan, report=killed_after(1))
+    before = store.journal(SETTING).path.read_bytes()
+    with pytest.raises(
+        UsageError, match=r"an unfinished profile of 'cpu' with 2 networks is in '.*'; go on with --resume, or drop it with --restart"
+    ):
+        run(store, plan)
+    assert store.journal(SETTING).path.read_bytes() == before
+
+
+def test_another_plan_cannot_resume(store: ProfileStore) -> None:
+    """A profile of another seed is not mixed into an unfinished one."""
+    plan = Plan(max_time_s=1e6, max_networks=4, wave=2, visits=2)
+    with pytest.raises(KilledError):
+        run(store, plan, report=killed_after(1))
+    with pytest.raises(UsageError, match="the unfinished profile of 'cpu' has seed '0', this call '1'; give the same, or --restart"):
+        run(store, plan, resume=True, seed=1)
+
+
+def test_resuming_nothing_begins(store: ProfileStore) -> None:
+    """With nothing to resume, profiling begins."""
+    assert len(run(store, Plan(max_time_s=1e6, max_networks=2, wave=2, visits=1), resume=True).networks) == 2
+
+
+# ---- plans
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"max_time_s": 0}, "--max-time 90s"), ({"target_error": 0}, "--target-error 4%"), ({"target_error": 1}, "--target-error 4%")],
+)
+def test_impossible_plans(wrong: dict[str, float], said: str) -> None:
+    """A plan that cannot be is the user's mistake, and the message shows one that can."""
+    with pytest.raises(UsageError, match=said):
+        Plan(**wrong)
