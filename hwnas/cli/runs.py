@@ -148,7 +148,13 @@ def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
 @click.command()
 @click.argument("run", required=False)
 @click.option("--rank", type=int, default=1, show_default=True, help="Which finalist.")
-@click.option("--precision", type=click.Choice(["fp32", "int8", "auto"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8", "auto"]),
+    default="auto",
+    show_default=True,
+    help="What to ship; auto takes int8 only where it is faster and as accurate to a point.",
+)
 @click.option("-o", "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 @options.home

@@ -39,7 +39,7 @@ class LazyBooster:
             booster = xgboost.Booster({"nthread": 1})
             try:
                 booster.load_model(self._path)
-            except xgboost.core.XGBoostError as error:
+            except (xgboost.core.XGBoostError, UnicodeDecodeError) as error:  # its message may quote the file's bytes
                 raise FormatError(f"'{self._path}' cannot be read ({one_line(error)[:120]}); run 'hwnas fit' again") from error
             self._booster = booster
         return self._booster.predict(data)

@@ -124,7 +124,7 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
     space = space_for(options.space, dataset.num_classes)
     objectives = Objective.parse(minimize=options.minimize, maximize=options.maximize)
     limits = tuple(Constraint.parse(text) for text in options.constraint)
-    predictor = load_predictor(workspace, options.device, threads=options.threads, batch=options.batch)
+    predictor = _predictor(workspace, options)
     scorer = Scorer(space=space, predictor=predictor, batch=options.batch)
     problem = Problem(
         space=space,
@@ -156,6 +156,10 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
         reference_metrics=reference,
         notes=tuple(warnings(predictor) + _other_space(predictor, options)),
     )
+
+
+def _predictor(workspace: Workspace, options: SearchOptions) -> Predictor:
+    return load_predictor(workspace, options.device, threads=options.threads, batch=options.batch)
 
 
 def energy_reason(device: str) -> str:
@@ -208,13 +212,12 @@ def resume(workspace: Workspace, given: dict[str, Any], *, name: str | None = No
                 f"run '{run.id}' was made with --{flag} {_shown(recorded[key])}, this call says {_shown(value)}; leave it out to resume"
             )
     options = SearchOptions.read({**recorded, **{key: given[key] for key in ("num_evals", "max_time") if key in given}})
-    made = plan(workspace, options)
-    used = str(run.record.get("predictor", ""))
-    if used != made.scorer.predictor.digest:
+    used, there = str(run.record.get("predictor", "")), _predictor(workspace, options).digest
+    if used != there:
         raise UsageError(
-            f"run '{run.id}' was made with predictor {used[:12]}, which has been fitted anew since ({made.scorer.predictor.digest[:12]}); "
-            f"start a new search"
+            f"run '{run.id}' was made with predictor {used[:12]}, which has been fitted anew since ({there[:12]}); start a new search"
         )
+    made = plan(workspace, options)
     record = {**run.record, "replay": options.command()}
     return _carry_out(Run(folder=run.folder, options=options, record=record), made, watch)
 
