@@ -43,7 +43,7 @@ class SearchOptions:
         seed: of everything random.
     """
 
-    space: str = "mobilenet"
+    space: str = "mobilenet-small"
     device: str = "cpu"
     threads: int = 1
     batch: int = 1

@@ -20,7 +20,9 @@ from hwnas.search.archive import Archive
 from hwnas.search.evaluator import Bounded
 from hwnas.search.loop import Progress, Result
 from hwnas.search.problem import Budget, Constraint, Objective, Problem
+from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
+from hwnas.units import format_count
 from hwnas.workflows.context import space_for, versions
 from hwnas.workflows.evaluator import Scorer, SearchEvaluator, check_metrics
 from hwnas.workflows.finalists import Final, Finalist
@@ -29,6 +31,7 @@ from hwnas.workflows.runs import Run, SearchOptions, create
 from hwnas.workflows.runs import find as find_run
 
 FEASIBILITY_EVALUATIONS = 1500
+SLOW_FLOPS = 1e8  # operations an image above which a training on a CPU takes minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +157,7 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
         start=start,
         start_metrics=start_metrics,
         reference_metrics=reference,
-        notes=tuple(warnings(predictor) + _other_space(predictor, options)),
+        notes=tuple(warnings(predictor) + _other_space(predictor, options) + _slow(space, reference)),
     )
 
 
@@ -177,6 +180,16 @@ def _other_space(predictor: Predictor, options: SearchOptions) -> list[str]:
     return [
         f"the predictor was learned on networks of '{predictor.space}', not of '{options.space}', where its intervals were not checked; "
         f"better run 'hwnas profile --device {options.device} --space {options.space}' first"
+    ]
+
+
+def _slow(space: SearchSpace, reference: dict[str, Bounded]) -> list[str]:
+    size = reference["flops"].value
+    if size < SLOW_FLOPS:
+        return []
+    return [
+        f"networks of '{space.name}' (the reference: {format_count(size)} operations an image) take minutes each to train on a CPU; "
+        f"bound it with --trainings, --finalists and --seeds"
     ]
 
 
