@@ -1,0 +1,110 @@
+"""`hwnas` as a test calls it: in this process where that is enough, as a process of its own where it is to be killed."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwnas.cli.main import run
+
+TINY = f"{Path(__file__).with_name('tiny_space.py')}:TinySpace"
+QUICK = ("--target-error", "99%", "--max-time", "1h")  # a profile that ends after the first looks at its error, however slow the machine
+SAFETY_S = 300.0  # a process that hangs fails its test instead of hanging it
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """What it wrote on standard error, without empty lines (a terminal shows `^C` in one)."""
+        assert "Traceback" not in self.err, self.err
+        return [line for line in self.err.splitlines() if line.strip()]
+
+    @property
+    def complaint(self) -> str:
+        """The one line of a command that failed, beside those that told what it was doing."""
+        assert self.code != 0, self.out
+        assert self.out == ""
+        *told, line = self.lines
+        assert all(text.startswith(("run ", "hwnas: note: ")) for text in told), told
+        assert line.startswith("hwnas: ")
+        return line.removeprefix("hwnas: ")
+
+    @property
+    def json(self) -> Any:
+        """What a command that worked printed as JSON."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+def invoke(*words: str | Path) -> Done:
+    """Runs a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run([str(word) for word in words])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def start(*words: str | Path, largest_file: int | None = None) -> subprocess.Popen[str]:
+    """Starts a command in a process of its own.
+
+    Args:
+        words: of the command line.
+        largest_file: no file may grow beyond so many bytes, as if the disk were full.
+    """
+    program = ["-m", "hwnas.cli"]
+    if largest_file is not None:
+        limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file}))"
+        program = ["-c", f"{limit}; from hwnas.cli import main; main()"]
+    environment = {key: value for key, value in os.environ.items() if key != "HWNAS_HOME"}
+    return subprocess.Popen(
+        [sys.executable, *program, *map(str, words)],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> Done:
+    """Waits for a command to end."""
+    out, err = process.communicate(timeout=SAFETY_S)
+    return Done(process.returncode, out, err)
+
+
+def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    """Waits until a command that is at work has come to some point."""
+    end = time.monotonic() + SAFETY_S
+    while not reached():
+        assert process.poll() is None, f"it ended too early: {finish(process)}"
+        assert time.monotonic() < end, "it does not get there"
+        time.sleep(0.05)
+
+
+@contextmanager
+def once(folder: Path) -> Iterator[bool]:
+    """Whether this is the first of the test processes to come by; the others wait until it is through."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        mark = folder / "made"
+        first = not mark.exists()
+        yield first
+        if first:
+            mark.touch()
