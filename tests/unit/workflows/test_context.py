@@ -1,0 +1,56 @@
+"""What every verb needs: settings that can be, spaces with the classes of the data, versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_space import TinySpace
+
+from hwnas import __version__
+from hwnas.errors import DeviceUnavailable, UsageError
+from hwnas.workflows.context import device_and_runtime, setting_of, space_for, versions
+
+TINY = f"{Path(__file__).parents[2] / 'tiny_space.py'}:TinySpace"
+
+
+def test_settings() -> None:
+    """A setting takes the runtime of its device unless it is told another; a device without one here may still have a predictor."""
+    assert setting_of("cpu", threads=2, batch=3).key == "onnxruntime-cpu-t2-b3-fp32"
+    assert setting_of("a100", runtime="tensorrt", precision="fp16").key == "tensorrt-t1-b1-fp16"
+
+
+@pytest.mark.parametrize(
+    ("device", "load", "message"),
+    [
+        ("cpu", {"threads": 0}, "--threads must be at least 1, got 0"),
+        ("cpu", {"batch": -2}, "--batch must be at least 1, got -2"),
+        ("cpuu", {}, r"unknown device 'cpuu' \(did you mean 'cpu'\?\)"),
+        ("a100", {}, "no runtime for 'a100'"),
+    ],
+)
+def test_settings_that_cannot_be(device: str, load: dict[str, int], message: str) -> None:
+    """They are refused with the rule and the value."""
+    with pytest.raises(UsageError, match=message):
+        setting_of(device, **load)
+
+
+def test_a_device_is_looked_for_before_its_runtime() -> None:
+    """A device that is not here is not a mistake of the caller."""
+    with pytest.raises(DeviceUnavailable, match="no 'h100' on this machine"):
+        device_and_runtime("h100", threads=1, batch=1)
+
+
+def test_spaces_take_the_classes_of_the_data() -> None:
+    """A space that has as many classes is taken as it is, even if its constructor takes none; another one is made with them."""
+    assert space_for(TINY, 10).num_classes == TinySpace.num_classes
+    assert space_for("mobilenet", 10).num_classes == 10
+    with pytest.raises(UsageError, match="TinySpace"):
+        space_for(TINY, 7)
+
+
+def test_versions() -> None:
+    """Figures depend on these."""
+    found = versions()
+    assert found["hwnas"] == __version__
+    assert {"python", "os", "numpy", "onnx", "onnxruntime", "torch"} <= set(found)
