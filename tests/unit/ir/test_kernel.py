@@ -103,6 +103,16 @@ def test_a_value_inside_is_no_input() -> None:
     assert (call.kernel.op, call.kernel.fused) == ("QuickGelu", ("Mul",))
 
 
+def test_the_leads_inputs_come_first() -> None:
+    """What the leading operator reads is described first, wherever it stands in the group."""
+    b = GraphBuilder("late")
+    x, y, z = (b.input(name, (1, size, 4)) for name, size in (("x", 2), ("y", 2), ("z", 3)))
+    graph = b.finish(b.op("MatMul", [z, b.op("Transpose", [b.op("Add", [x, y])], perm=(0, 2, 1))]))
+    call = make_call(graph, graph.nodes, op="MatMul")
+    assert call.kernel.inputs == tuple(graph.specs[name] for name in "zxy")
+    assert call.kernel.fused == ("Add", "Transpose")
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_biases_do_not_count(bias: bool) -> None:
     """A layer's kernel has one weight, with a bias or without: a bias rides along."""

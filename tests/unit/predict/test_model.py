@@ -39,6 +39,16 @@ def test_the_interval_covers_new_networks(predictor: Predictor, unseen: Training
     assert predictor.model.half_width < 0.05
 
 
+def test_the_upper_bound_covers_the_median() -> None:
+    """Where the machine's median lies a fifth above its p10, so does the bound: it holds about 95 % of new networks' medians."""
+    model, unseen = fit(measured(60, median=1.2), ROOFLINE), Training.of(measured(100, seed=5, median=1.2))
+    np.testing.assert_allclose(unseen.median, 1.2 * unseen.latency)
+    assert np.log(1.2) < model.median_width < np.log(1.2) + 0.05
+    above = np.log(unseen.median / model.latency(unseen.table)) > model.median_width
+    assert above.mean() <= 0.12
+    assert model.half_width < 0.05
+
+
 def test_the_stated_error_is_honest(predictor: Predictor, unseen: Training) -> None:
     """What the card says of networks that were held out agrees with what happens on new ones."""
     held_out = predictor.model.held_out

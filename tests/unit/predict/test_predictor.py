@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,6 +45,14 @@ def test_estimates_are_near_the_truth(predictor: Predictor) -> None:
         assert estimate.coverage > 0.99
         assert estimate.unit == "s"
     assert np.mean([e.low <= t <= e.high for e, t in zip(estimates, truth, strict=True)]) >= 0.7
+
+
+def test_the_upper_end_is_for_the_median(predictor: Predictor) -> None:
+    """What users are promised is the median: where it lies above p10, it moves the upper end, and nothing else."""
+    disturbed = replace(predictor, model=replace(predictor.model, median_width=0.3))
+    (calm,), (found,) = predictor.estimate([network(0)]), disturbed.estimate([network(0)])
+    assert (found.value, found.low) == (calm.value, calm.low)
+    assert found.high == pytest.approx(calm.value * np.exp(0.3), rel=0.01)
 
 
 def test_one_by_one_or_together(predictor: Predictor) -> None:

@@ -16,6 +16,7 @@ from hwnas.ir import Graph
 from hwnas.ir.cost import flops
 from hwnas.profiling import NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, profiler
 from hwnas.profiling.profiler import CANARIES, PLATEAU_ROUNDS, canaries
+from hwnas.profiling.store import Journal
 from hwnas.runtimes.base import KernelTime
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.ort_fusion import fuse
@@ -231,15 +232,18 @@ class KilledError(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-def killed_after(reports: int) -> Callable[[Progress], None]:
-    left = [reports]
+class DyingClock(Clock):
+    """Kills whoever looks once too often: at any moment of profiling, since that looks at every step."""
 
-    def report(progress: Progress) -> None:
-        left[0] -= 1
-        if left[0] < 0:
+    def __init__(self, looks: int, step_s: float = 0.001) -> None:
+        super().__init__(step_s)
+        self.looks = looks
+
+    def __call__(self) -> float:
+        self.looks -= 1
+        if self.looks < 0:
             raise KilledError
-
-    return report
+        return super().__call__()
 
 
 @pytest.fixture(scope="module")
@@ -249,12 +253,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Genotype]:
     return [network.genotype for network in run(store, Plan(max_time_s=1e6, max_networks=8, wave=3, visits=1)).networks]
 
 
-@pytest.mark.parametrize("reports", [0, 1, 2, 5, 9])
-def test_a_resumed_profile_measures_the_same_networks(store: ProfileStore, uninterrupted: list[Genotype], reports: int) -> None:
+@pytest.mark.parametrize("looks", [1, 6, 13, 14, 15, 16, 17, 30, 47, 60])
+def test_a_resumed_profile_measures_the_same_networks(store: ProfileStore, uninterrupted: list[Genotype], looks: int) -> None:
     """Whenever it is killed, resuming goes on where it was: the same networks with as many visits as without the kill."""
     plan = Plan(max_time_s=1e6, max_networks=8, wave=3, visits=3)
     with pytest.raises(KilledError):
-        run(store, plan, report=killed_after(reports))
+        run(store, plan, clock=DyingClock(looks))
     assert store.journal(SETTING).exists()
     assert not store.has(SETTING)
     found = run(store, plan, resume=True)
@@ -264,39 +268,49 @@ def test_a_resumed_profile_measures_the_same_networks(store: ProfileStore, unint
     assert not store.journal(SETTING).exists()
 
 
-def test_a_profile_killed_again_and_again(store: ProfileStore) -> None:
-    """Progress is made between kills, and nothing is measured twice."""
+def test_a_profile_killed_again_and_again(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is made between kills, and no network's kernels are timed twice."""
+    timed: list[int] = []
+    keep = Journal.network
+
+    def network(self: Journal, number: int, *values: object) -> None:
+        timed.append(number)
+        keep(self, number, *values)
+
+    monkeypatch.setattr(Journal, "network", network)
     plan = Plan(max_time_s=1e6, max_networks=6, wave=2, visits=2)
     runs = 0
     while True:
         runs += 1
         try:
-            profile = run(store, plan, resume=runs > 1, report=killed_after(1))
+            profile = run(store, plan, resume=runs > 1, clock=DyingClock(12))
             break
         except KilledError:
             continue
     assert runs > 3
+    assert timed == list(range(6))
     assert all(len(set(network.pooled.rounds.tolist())) == 2 for network in profile.networks)
-    assert len(profile.networks) == 6
 
 
 def test_time_counts_over_all_sessions(store: ProfileStore) -> None:
     """A resumed profile has only the time that is left."""
     plan = Plan(max_time_s=20, max_networks=10_000, wave=5, visits=3)
     with pytest.raises(KilledError):
-        run(store, plan, clock=Clock(step_s=0.1), report=killed_after(8))
+        run(store, plan, clock=DyingClock(100, step_s=0.1))
     _, measured = store.journal(SETTING).read()
-    assert measured.spent_s > 1
-    profile = run(store, plan, clock=Clock(step_s=0.1), resume=True)
+    assert 9 < measured.spent_s < 10.1
+    clock = Clock(step_s=0.1)
+    profile = run(store, plan, clock=clock, resume=True)
     assert profile.ended_by == "time"
-    assert measured.spent_s < profile.spent_s <= 20
+    assert profile.spent_s == pytest.approx(measured.spent_s + clock.now, abs=0.3)
+    assert profile.spent_s <= 20
 
 
 def test_an_unfinished_profile_is_not_overwritten(store: ProfileStore) -> None:
     """Without --resume, an unfinished profile is refused with both ways out, and stays."""
     plan = Plan(max_time_s=1e6, max_networks=4, wave=2, visits=2)
     with pytest.raises(KilledError):
-        run(store, plan, report=killed_after(1))
+        run(store, plan, clock=DyingClock(16))
     before = store.journal(SETTING).path.read_bytes()
     with pytest.raises(
         UsageError, match=r"an unfinished profile of 'cpu' with 2 networks is in '.*'; go on with --resume, or drop it with --restart"
@@ -309,7 +323,7 @@ def test_another_plan_cannot_resume(store: ProfileStore) -> None:
     """A profile of another seed is not mixed into an unfinished one."""
     plan = Plan(max_time_s=1e6, max_networks=4, wave=2, visits=2)
     with pytest.raises(KilledError):
-        run(store, plan, report=killed_after(1))
+        run(store, plan, clock=DyingClock(16))
     with pytest.raises(UsageError, match="the unfinished profile of 'cpu' has seed '0', this call '1'; give the same, or --restart"):
         run(store, plan, resume=True, seed=1)
 

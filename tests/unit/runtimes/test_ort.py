@@ -19,6 +19,8 @@ from hwnas.runtimes.ort import OrtRuntime, pinned
 from hwnas.runtimes.samples import StoppingRule
 from hwnas.testing.conformance import RuntimeConformance
 
+ALLOWED = os.sched_getaffinity(0)  # before any test measures
+
 
 class TestOrtConforms(RuntimeConformance):
     @pytest.fixture
@@ -77,7 +79,6 @@ def test_a_file_without_node_names(ort_runtime: OrtRuntime) -> None:
 
 def test_the_processor_stays_pinned_while_measuring(ort_runtime: OrtRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples are taken on one processor, and afterwards the thread may run where it could before."""
-    before = os.sched_getaffinity(0)
     during = []
 
     def sample(run, rule, clock):
@@ -88,8 +89,8 @@ def test_the_processor_stays_pinned_while_measuring(ort_runtime: OrtRuntime, mon
     session, graph = ort_runtime.build(small()), small()
     with pytest.raises(KeyboardInterrupt):
         session.time(graph.random_inputs(np.random.default_rng(0)), StoppingRule())
-    assert during == [{max(before)}]
-    assert os.sched_getaffinity(0) == before
+    assert during == [{max(ALLOWED)}]
+    assert os.sched_getaffinity(0) == ALLOWED
 
 
 def test_several_threads() -> None:
@@ -99,10 +100,9 @@ def test_several_threads() -> None:
     feed = graph.random_inputs(np.random.default_rng(0))
     (expected,), (found,) = OrtRuntime(1).build(graph).run(feed), runtime.build(graph).run(feed)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    before = os.sched_getaffinity(0)
     with pinned(threads):
-        assert os.sched_getaffinity(0) == {max(before)}
-    assert os.sched_getaffinity(0) == before
+        assert os.sched_getaffinity(0) == {max(ALLOWED)}
+    assert os.sched_getaffinity(0) == ALLOWED
 
 
 def test_time_uses_the_clock_it_is_given(ort_runtime: OrtRuntime) -> None:
