@@ -268,6 +268,25 @@ def test_a_resumed_profile_measures_the_same_networks(store: ProfileStore, unint
     assert not store.journal(SETTING).exists()
 
 
+def test_a_kill_in_the_middle_of_a_round(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that the broken round had visited already are not visited once more than the others."""
+    plan = Plan(max_time_s=1e6, max_networks=3, wave=3, visits=3)
+    keep, left = Journal.visit, [4]
+
+    def visit(self: Journal, *values: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+        keep(self, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "visit", visit)
+        with pytest.raises(KilledError):
+            run(store, plan)
+    assert [len(visits) for visits in store.journal(SETTING).read()[1].visits.values()] == [2, 1, 1]
+    assert [len(set(network.pooled.rounds.tolist())) for network in run(store, plan, resume=True).networks] == [3, 3, 3]
+
+
 def test_a_profile_killed_again_and_again(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress is made between kills, and no network's kernels are timed twice."""
     timed: list[int] = []

@@ -114,6 +114,15 @@ def test_time_uses_the_clock_it_is_given(ort_runtime: OrtRuntime) -> None:
     assert samples.seconds.tolist() == [500e-9] * 3
 
 
+def test_the_parts_of_an_operator_add_up(ort_runtime: OrtRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that runs as several nodes takes the time of all of them."""
+    monkeypatch.setattr(ort, "_undisturbed_s", lambda values: 1.0)
+    b = GraphBuilder("parts")
+    graph = b.finish(b.op("HardSwish", [b.op("Neg", [b.input("x", (1, 8))])]))
+    times = ort_runtime.build(graph).kernel_times(graph.random_inputs(np.random.default_rng(0)), runs=2)
+    assert {row.call.kernel.op: row.seconds for row in times} == {"Neg": 1.0, "HardSwish": 2.0}
+
+
 def test_undisturbed_runs_count() -> None:
     """A kernel's time is the mean of the faster half of its runs, and half the microsecond that the profiler cuts off."""
     assert ort._undisturbed_s([9e-6, 2e-6, 4e-6, 700e-6]) == pytest.approx(3.5e-6)
