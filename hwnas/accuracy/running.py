@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hwnas.accuracy.data import Floats
 from hwnas.errors import require
@@ -12,6 +13,7 @@ from hwnas.ir.torch import GraphModule, lower
 
 try:
     import torch
+    import torch.utils.deterministic
 except ImportError:
     require("torch")
 
@@ -26,14 +28,17 @@ def reproducible(threads: int = 1) -> Iterator[None]:
 
     Threads are part of it because a sum split over other threads rounds otherwise. The settings are global to the process.
     """
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    memory: Any = torch.utils.deterministic  # a module with a property, which type checkers cannot see
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(True), which imports torch's compiler: seconds
+    memory.fill_uninitialized_memory = False  # a fifth of the time, to catch reads of what nobody wrote
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.set_deterministic_debug_mode(before[1])
+        memory.fill_uninitialized_memory = before[2]
 
 
 def module_of(graph: Graph) -> GraphModule:

@@ -31,7 +31,8 @@ try:
 except ImportError:
     require("torch")
 
-_EVALUATION_BATCH = 128
+_EVALUATION_BATCH = 32  # small enough for the caches
+_SCALING_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +220,7 @@ def _scale_drawn(module: GraphModule, graph: Graph, split: Split) -> None:
     """Brings the outputs of the layers whose weights were drawn to unit variance on the first training images."""
     layers = [node for node in graph.nodes if node.op in LAYERS and node.inputs[1] in graph.weights]
     drawn = {node.inputs[1]: node.name for node in layers if graph.weights[node.inputs[1]].value is None}
-    scale_to_unit_variance(module, tensor_of(split.batch(range(min(_EVALUATION_BATCH, len(split)))).images), drawn.values())
+    scale_to_unit_variance(module, tensor_of(split.batch(range(min(_SCALING_BATCH, len(split)))).images), drawn.values())
 
 
 def _epochs(module: GraphModule, split: Split, recipe: Recipe, rng: np.random.Generator) -> Iterator[float]:
