@@ -20,9 +20,14 @@ def settings() -> tuple[int, bool, bool]:
 def test_settings_hold_inside_and_are_restored_even_after_an_error() -> None:
     """Threads and determinism are global to the process, so they are borrowed."""
     before = settings()
-    with pytest.raises(ZeroDivisionError), reproducible(threads=before[0] + 1):
-        assert settings()[:2] == (before[0] + 1, True)
-        _ = 1 / 0
+
+    def fail() -> None:
+        with reproducible(threads=before[0] + 1):
+            assert settings()[:2] == (before[0] + 1, True)
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fail()
     assert settings() == before
 
 
