@@ -9,7 +9,7 @@ from hwnas.predict import Predictor, model
 from hwnas.profiling import NetworkRecord
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def quick_trees():
     """Fewer, steeper trees: the tests learn a formula, not a machine."""
     with pytest.MonkeyPatch.context() as patch:
@@ -18,13 +18,13 @@ def quick_trees():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def networks() -> list[NetworkRecord]:
     """100 measured networks."""
     return measured(100)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def predictor(networks: list[NetworkRecord], quick_trees: None) -> Predictor:
     """What was learned from them."""
     return Predictor(
