@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from paper_device import BLOCK, ROOFLINE, SETTING, measured
 
@@ -9,28 +12,36 @@ from hwnas.predict import Predictor, model
 from hwnas.profiling import NetworkRecord
 
 
-@pytest.fixture(scope="package", autouse=True)
-def quick_trees():
+@contextmanager
+def few_trees() -> Iterator[None]:
     """Fewer, steeper trees: the tests learn a formula, not a machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "THOROUGH", model.Growth(trees=60, eta=0.1))
-        patch.setattr(model, "PARAMETERS", {**model.PARAMETERS, "eta": 0.2})
+        patch.setattr(model.fit_kinds, "__defaults__", (model.Growth(trees=60, eta=0.2),))
         yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """Few trees in every test of this folder."""
+    with few_trees():
+        yield
+
+
+@pytest.fixture(scope="session")
 def networks() -> list[NetworkRecord]:
     """100 measured networks."""
     return measured(100)
 
 
-@pytest.fixture(scope="package")
-def predictor(networks: list[NetworkRecord], quick_trees: None) -> Predictor:
+@pytest.fixture(scope="session")
+def predictor(networks: list[NetworkRecord]) -> Predictor:
     """What was learned from them."""
+    with few_trees():
+        learned = model.fit(networks, ROOFLINE)
     return Predictor(
         setting=SETTING,
         block=BLOCK,
-        model=model.fit(networks, ROOFLINE),
+        model=learned,
         space="mobilenet-small",
         fingerprint="0123456789ab",
         profile_digest="a" * 64,
