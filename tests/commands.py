@@ -20,6 +20,7 @@ from hwnas.cli.main import run
 TINY = f"{Path(__file__).with_name('tiny_space.py')}:TinySpace"
 QUICK = ("--target-error", "99%", "--max-time", "1h")  # a profile that ends after the first looks at its error, however slow the machine
 SAFETY_S = 300.0  # a process that hangs fails its test instead of hanging it
+_started: list[subprocess.Popen[str]] = []
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,24 @@ def start(*words: str | Path, largest_file: int | None = None) -> subprocess.Pop
         limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file}))"
         program = ["-c", f"{limit}; from hwnas.cli import main; main()"]
     environment = {key: value for key, value in os.environ.items() if key != "HWNAS_HOME"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *program, *map(str, words)],
         env={**environment, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    _started.append(process)
+    return process
+
+
+def reap() -> None:
+    """Ends what was started and has not ended, such as a process that a failed test left frozen."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def finish(process: subprocess.Popen[str]) -> Done:

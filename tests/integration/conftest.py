@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import QUICK, TINY, invoke, once
+from commands import QUICK, TINY, invoke, once, reap
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,13 @@ def learned(shared: Path) -> Path:
             done = invoke("profile", "--space", TINY, *QUICK, "--home", home)
             assert done.code == 0, done.err
     return home
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test() -> Iterator[None]:
+    """Whatever a test started ends with it."""
+    yield
+    reap()
 
 
 @pytest.fixture
