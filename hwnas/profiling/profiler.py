@@ -121,8 +121,9 @@ class Profiler:
         while not (ended_by := self._ended(plan, curve, done, spent_s())):
             stages: dict[int, Stage] = {}
             budget = WAVE_BYTES
+            half_way_s = (spent_s() + plan.deadline_s) / 2  # the other half of the time left is for the visits
             for number in range(done, min(done + self._affordable(plan, done, spent_s()), plan.max_networks)):
-                if stages and (budget <= 0 or spent_s() >= plan.deadline_s):
+                if stages and (budget <= 0 or spent_s() >= half_way_s):
                     break
                 genotype = self.genotype(number, empty.seed)
                 graph = self._space.graph(genotype, batch=empty.setting.batch)

@@ -157,7 +157,7 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
         start=start,
         start_metrics=start_metrics,
         reference_metrics=reference,
-        notes=tuple(warnings(predictor) + _other_space(predictor, options) + _slow(space, reference)),
+        notes=tuple(warnings(predictor) + _other_space(predictor, options) + _slow(space, reference, options.batch)),
     )
 
 
@@ -183,8 +183,8 @@ def _other_space(predictor: Predictor, options: SearchOptions) -> list[str]:
     ]
 
 
-def _slow(space: SearchSpace, reference: dict[str, Bounded]) -> list[str]:
-    size = reference["flops"].value
+def _slow(space: SearchSpace, reference: dict[str, Bounded], batch: int) -> list[str]:
+    size = reference["flops"].value / batch
     if size < SLOW_FLOPS:
         return []
     return [

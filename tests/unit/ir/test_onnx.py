@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 from strategies import graphs
@@ -67,7 +67,8 @@ def test_a_graph_survives_the_round_trip(op: str, data: st.DataObject) -> None:
 @settings(max_examples=60, deadline=None)
 @given(graph=graphs())
 def test_shapes_are_those_that_onnx_infers(graph: Graph) -> None:
-    """ONNX's own strict inference finds the specs that ours found."""
+    """ONNX's own strict inference finds the specs that ours found; it knows none for GroupNormalization, which it defines as a function."""
+    assume(all(node.op != "GroupNormalization" for node in graph.nodes))
     inferred = onnx.shape_inference.infer_shapes(to_model(graph), strict_mode=True)
     for info in inferred.graph.value_info:
         shape = tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)

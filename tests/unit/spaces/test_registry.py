@@ -90,7 +90,7 @@ def test_a_space_that_an_installed_package_registers(tmp_path: Path, monkeypatch
         (SPACE.replace("(8, 16)", "()"), r"mine\.py, line 6: UsageError: gene 'width' needs at least one choice"),
         (
             SPACE.replace('"GlobalAveragePool"', '"GlobalPool"'),
-            r"mine\.py, line 14: GraphError: node 'globalpool_0': operator 'GlobalPool'",
+            r"mine\.py, line 14: GraphError: node 'globalpool_0' \(GlobalPool\): operator",
         ),
         (
             SPACE.replace("self.num_classes)", "9)"),
