@@ -44,8 +44,25 @@ def reproducible(threads: int = 1) -> Iterator[None]:
 def module_of(graph: Graph) -> GraphModule:
     """A new module with copies of the graph's weights, for inputs from `tensor_of`."""
     module = lower(graph)
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave this overload out
+    if channels_last_is_safe(graph):
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave this overload out
+    else:
+        module.register_forward_pre_hook(lambda _, inputs: tuple(value.contiguous() for value in inputs))
     return module
+
+
+def channels_last_is_safe(graph: Graph) -> bool:
+    """Whether no convolution is of the kind whose backward pass corrupts torch's heap.
+
+    Seen in torch 2.13 on the CPU: 1x1 windows with a stride over 1 to 6 channels stored last; 8 and more were fine.
+    """
+    return not any(
+        node.op == "Conv"
+        and set(node.ints("kernel_shape")) == {1}
+        and max(node.ints("strides")) > 1
+        and graph.specs[node.inputs[0]].shape[1] < 8
+        for node in graph.nodes
+    )
 
 
 def tensor_of(images: Floats) -> torch.Tensor:

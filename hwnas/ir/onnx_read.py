@@ -148,7 +148,10 @@ def _inputs(graph: onnx.GraphProto, batch: int | None) -> dict[str, TensorSpec]:
         except GraphError as error:
             raise GraphError(f"input '{info.name}': {error}") from error
     if batch is not None and leading and batch not in leading:
-        raise GraphError(f"input '{next(iter(specs))}' has batch {leading[0]} in the file, {batch} was asked for; export the model anew")
+        raise GraphError(
+            f"input '{next(iter(specs))}' has batch {leading[0]} in the file, {batch} was asked for; "
+            f"ask for {leading[0]}, or export the model anew"
+        )
     return specs
 
 

@@ -76,7 +76,7 @@ def save(predictor: Predictor, tree: Path) -> Path:
             digest.update(raw)
             write_atomically(folder / f"{kind}.ubj", partial(Path.write_bytes, data=raw))
             kinds[kind] = {"rows": part.rows, "low": list(part.low), "high": list(part.high)}
-        card = {
+        card: dict[str, Any] = {
             "format": FORMAT,
             "target": TARGET,
             "unit": "s",
@@ -85,7 +85,6 @@ def save(predictor: Predictor, tree: Path) -> Path:
             "space": predictor.space,
             "fingerprint": predictor.fingerprint,
             "profile_digest": predictor.profile_digest,
-            "digest": digest.hexdigest(),
             "block": predictor.block,
             "call_s": model.call_s,
             "half_width": model.half_width,
@@ -98,6 +97,8 @@ def save(predictor: Predictor, tree: Path) -> Path:
             "correction": {key: list(value) for key, value in asdict(model.correction).items()},
             "kinds": kinds,
         }
+        digest.update(tomli_w.dumps(card).encode())
+        card["digest"] = digest.hexdigest()
         write_atomically(folder / "card.toml", lambda place: place.write_text(tomli_w.dumps(card)))
     return folder
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hwnas.errors import UsageError
+from hwnas.errors import MeasurementError, UsageError
 from hwnas.ir import Graph
 from hwnas.ir.cost import flops, memory_bytes
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
@@ -35,6 +35,7 @@ class Plan:
         max_time_s: wall-clock limit, over all sessions of a resumed profile.
         target_error: stop when the mean absolute relative error on unseen networks falls to this.
         max_networks: stop after so many.
+        least_networks: fewer are kept in the journal and make no profile.
         wave: networks that are visited in turn; the error is looked at between waves, each time after half as many networks more.
         visits: of every network, each in another round.
         kernel_runs: profiled runs of each network.
@@ -43,6 +44,7 @@ class Plan:
     max_time_s: float = 90.0
     target_error: float = 0.015
     max_networks: int = 2000
+    least_networks: int = 1
     wave: int = 20
     visits: int = 4
     kernel_runs: int = 12
@@ -106,6 +108,7 @@ class Profiler:
 
         Raises:
             UsageError: there is an unfinished profile and `resume` is False, or it does not fit this call.
+            MeasurementError: too few networks were measured; they stay in the journal, and an earlier profile stays what it was.
         """
         found = self._open(empty, resume)
         journal = self._store.journal(empty.setting)
@@ -148,8 +151,14 @@ class Profiler:
                     curve.append(CurvePoint(networks=judged, seconds=spent_s(), mape=mape, within_10=within))
                 judged = done
             report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
+        networks = found.records()
+        if len(networks) < plan.least_networks:
+            raise MeasurementError(
+                f"{len(networks)} networks were measured in {spent_s():.0f} s, and {plan.least_networks} at least make a profile; "
+                f"they are kept: go on with --resume and a longer --max-time"
+            )
         profile = replace(
-            empty, networks=tuple(found.records()), canaries=found.canaries, curve=tuple(curve), ended_by=ended_by, spent_s=spent_s()
+            empty, networks=tuple(networks), canaries=found.canaries, curve=tuple(curve), ended_by=ended_by, spent_s=spent_s()
         )
         self._store.save(profile)
         return profile

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from hwnas import spaces
 from hwnas.assets import Workspace, disk_errors
 from hwnas.predict import Predictor, store
-from hwnas.predict.model import fit, judge
+from hwnas.predict.model import LEAST_NETWORKS, fit, judge
 from hwnas.profiling import NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
 from hwnas.search.lock import Lock
 from hwnas.workflows.context import device_and_runtime, roofline_of, versions
@@ -80,7 +80,9 @@ def profile(
     with _alone(folder):
         if start == "restart":
             folder.journal(setting).remove()
-        measured = profiler.run(empty, plan, call_s=runtime.call_s(), resume=start == "resume", report=report)
+        measured = profiler.run(
+            empty, replace(plan, least_networks=LEAST_NETWORKS), call_s=runtime.call_s(), resume=start == "resume", report=report
+        )
     return Profiled(profile=measured, predictor=learn(workspace, folder.load(setting)))
 
 
