@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from hwnas.errors import HwnasError, UsageError, did_you_mean
 from hwnas.ir import Graph, KernelCall
@@ -63,12 +64,20 @@ def fuser(name: str) -> Fuser:
     return _FUSERS[name]
 
 
+def _tensorrt() -> Status:
+    """TensorRT, which this version knows of and does not drive."""
+    problem = "this version of hwnas does not drive it yet"
+    if find_spec("tensorrt") is None:
+        problem = f"not installed (pip install 'hwnas[tensorrt]', on a machine with an NVIDIA driver); {problem}"
+    return Status(name="tensorrt", version="", problem=problem)
+
+
 def statuses() -> tuple[Status, ...]:
     """Every runtime with its version, or why it does not work here."""
-    found = []
+    found = [_tensorrt()]
     for name, maker in _MAKERS.items():
         try:
             found.append(Status(name=name, version=maker(1).version, problem=""))
         except HwnasError as error:
             found.append(Status(name=name, version="", problem=str(error)))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda status: bool(status.problem)))

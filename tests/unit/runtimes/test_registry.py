@@ -32,17 +32,19 @@ def test_a_device_without_a_runtime() -> None:
 
 
 def test_statuses() -> None:
-    """A runtime that works says its version and no problem."""
-    (status,) = registry.statuses()
+    """A runtime that works says its version and no problem, and comes first; one that does not says why."""
+    status, other = registry.statuses()
     assert status.name == "onnxruntime-cpu"
     assert status.version
     assert status.problem == ""
+    assert other.name == "tensorrt"
+    assert "does not drive it yet" in other.problem
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing library is a status with what to install, and an error when the runtime is made."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    (status,) = registry.statuses()
+    status = next(status for status in registry.statuses() if status.name == "onnxruntime-cpu")
     assert status.version == ""
     assert "pip install 'hwnas[cpu]'" in status.problem
     with pytest.raises(MissingExtraError):
