@@ -77,11 +77,11 @@ def main() -> None:
                 held_out.append(genotype)
         graphs = [space.graph(genotype) for genotype in held_out]
         watch = canaries(space)
-        known = outcome.profile.canaries
-        truth = measure_together(runtime, graphs, watch, rounds=VISITS, known=known)
+        reference = outcome.profile.canaries
+        truth = measure_together(runtime, graphs, watch, rounds=VISITS, reference=reference)
         measured = np.array([pooled.latency_s for pooled in truth])
         raw = np.array([pooled.samples.p10_s for pooled in truth])
-        repeated = measure_together(runtime, graphs[:REPEATS], watch, rounds=VISITS, known=known)
+        repeated = measure_together(runtime, graphs[:REPEATS], watch, rounds=VISITS, reference=reference)
         again = np.array([pooled.latency_s for pooled in repeated])
         estimates = predictor.estimate(graphs)
 
@@ -112,7 +112,7 @@ def main() -> None:
     below = float(np.mean(medians <= [estimate.high for estimate in estimates]))
     publish(
         "predictor_cpu" if options.space == "mobilenet" else f"predictor_cpu_{options.space}",
-        f"{options.networks} held-out networks of '{options.space}', one thread: predicted against measured p10, corrected for drift",
+        f"{options.networks} held-out networks of '{options.space}', one thread: predicted against measured p10, by the profile's canaries",
         [
             {"way": "hwnas, in context", "measuring_s": outcome.profile.spent_s, **figures(ours, measured)},
             {"way": "the same, against uncorrected p10", "measuring_s": outcome.profile.spent_s, **figures(ours, raw)},

@@ -65,6 +65,10 @@ class Stage:
         return self.session.kernel_times(self._feed, runs)
 
 
+def _log_p10(canaries: Mapping[int, Sequence[Floats]]) -> Floats:
+    return np.log([[np.quantile(seconds, LOW_QUANTILE) for seconds in row] for row in canaries.values()])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slowdowns:
     """How disturbed each round was, by canaries of several sizes.
@@ -78,12 +82,17 @@ class Slowdowns:
     log_ratio: Mapping[int, Floats]
 
     @classmethod
-    def of(cls, canaries: Mapping[int, Sequence[Floats]]) -> Slowdowns:
-        """From the durations of every canary in each round; a canary's best is a low quantile over all rounds."""
+    def of(cls, canaries: Mapping[int, Sequence[Floats]], reference: Mapping[int, Sequence[Floats]] | None = None) -> Slowdowns:
+        """From the durations of every canary in each round; a canary's best is a low quantile over all rounds.
+
+        Args:
+            canaries: by round, the durations of every canary in s.
+            reference: rounds of the same canaries that say what undisturbed is, such as those of a profile; by default the same rounds.
+        """
         if not canaries:
             return cls(log_best=np.zeros(1), log_ratio={})
-        table = np.log([[np.quantile(seconds, LOW_QUANTILE) for seconds in row] for row in canaries.values()])
-        best = np.quantile(table, UNDISTURBED, axis=0)
+        table = _log_p10(canaries)
+        best = np.quantile(_log_p10(reference) if reference else table, UNDISTURBED, axis=0)
         order = np.argsort(best)
         return cls(log_best=best[order], log_ratio=dict(zip(canaries, (table - best)[:, order], strict=True)))
 
@@ -147,7 +156,7 @@ def measure_together(
     *,
     rounds: int,
     wave: int = 20,
-    known: Mapping[int, Sequence[Floats]] | None = None,
+    reference: Mapping[int, Sequence[Floats]] | None = None,
 ) -> list[Pooled]:
     """Measures networks in waves beside canaries; for checks of a predictor, where a profile is not wanted.
 
@@ -157,17 +166,17 @@ def measure_together(
         canaries: fixed networks of the same kind.
         rounds: visits of every network.
         wave: networks that are visited in turn.
-        known: earlier rounds of the same canaries, such as those of a profile: all together tell what undisturbed is.
+        reference: rounds of the same canaries that say what undisturbed is, such as those of the profile that is to be checked.
     """
     watch = [Stage.build(runtime, graph, precision="fp32", seed=i) for i, graph in enumerate(canaries)]
     visits: dict[int, list[Visit]] = {i: [] for i in range(len(graphs))}
-    seen: dict[int, Sequence[Floats]] = dict(known or {})
+    seen: dict[int, Sequence[Floats]] = {}
     for start in range(0, len(graphs), wave):
         stages = {i: Stage.build(runtime, graphs[i], precision="fp32", seed=i) for i in range(start, min(start + wave, len(graphs)))}
         for _ in range(rounds):
-            number = max(seen, default=-1) + 1
+            number = len(seen)
             seen[number] = [stage.visit() for stage in watch]
             for i, stage in stages.items():
                 visits[i].append(Visit(network=i, round=number, seconds=stage.visit()))
-    slow = Slowdowns.of(seen)
+    slow = Slowdowns.of(seen, reference)
     return [Pooled.of(visits[i], slow) for i in range(len(graphs))]

@@ -123,8 +123,8 @@ def test_networks_are_measured_together() -> None:
 
 def test_earlier_rounds_tell_what_undisturbed_is() -> None:
     """With canaries known from before, a machine that is disturbed all along is seen to be."""
-    known = {i: [np.full(5, 1e-3)] for i in range(20)}
-    (pooled,) = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2, known=known)
+    reference = {i: [np.full(5, 1e-3)] for i in range(20)}
+    (pooled,) = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2, reference=reference)
     assert pooled.latency_s == pytest.approx(1e-3, rel=1e-6)
     (alone,) = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2)
     assert alone.latency_s == pytest.approx(1.25e-3, rel=1e-6)
