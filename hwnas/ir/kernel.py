@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Attrs, Node, TensorSpec
@@ -34,7 +35,7 @@ class Kernel:
     layout: str = "nchw"
     precision: str = "fp32"
 
-    def attr(self, key: str, default: object = None) -> object:
+    def attr(self, key: str, default: Any = None) -> Any:
         """An attribute of the leading operator, or the default where it has none."""
         return dict(self.attrs).get(key, default)
 

@@ -75,7 +75,7 @@ def kind_of(kernel: Kernel) -> str:
     'Relu'
     """
     if kernel.op in ("Conv", "ConvTranspose"):
-        group = int(kernel.attr("group", 1))  # type: ignore[call-overload]
+        group = int(kernel.attr("group", 1))
         weight = kernel.weights[0].shape
         shape = (
             "depthwise" if group > 1 and weight[1] == 1 else "grouped" if group > 1 else "pointwise" if prod(weight[2:]) == 1 else "dense"
@@ -107,7 +107,7 @@ def describe(kernel: Kernel) -> Described:
         float(window),
         float(prod(_ints(kernel, "strides"))),
         float(prod(_ints(kernel, "dilations"))),
-        float(kernel.attr("group", 1)),  # type: ignore[arg-type]
+        float(kernel.attr("group", 1)),
         float(len(kernel.inputs) - 1),
         float(ACTIVATIONS.index(activation)),
         float(kernel.layout != "nchw"),
@@ -184,4 +184,5 @@ def _axis(spec: TensorSpec, axis: int) -> int:
 
 
 def _ints(kernel: Kernel, key: str) -> Sequence[int]:
-    return kernel.attr(key, (1,))  # type: ignore[return-value]
+    values: Sequence[int] = kernel.attr(key, (1,))
+    return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ class Profile:
     space: str
     seed: int
     fingerprint: str
-    device: Mapping[str, object]
+    device: Mapping[str, Any]
     environment: Mapping[str, str]
     block: int
     networks: Sequence[NetworkRecord]

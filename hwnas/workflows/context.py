@@ -61,5 +61,5 @@ def versions() -> dict[str, str]:
 def roofline_of(profile: Profile) -> Roofline:
     """The roofline of the threads that a profile used."""
     peaks, units = profile.device["peak_flops"], profile.device["units"]
-    share = profile.setting.threads / int(units)  # type: ignore[call-overload]
-    return Roofline.of(peak_flops=float(peaks["fp32"]) * share)  # type: ignore[index]
+    share = profile.setting.threads / int(units)
+    return Roofline.of(peak_flops=float(peaks["fp32"]) * share)
