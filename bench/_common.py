@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,6 +19,15 @@ from hwnas.devices import find
 from hwnas.workflows.context import versions
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def data_folder(name: str) -> Path:
+    """A folder of measurements by others: under `HWNAS_DATA`, else `../shared/data` beside the checkout; ends the bench where it is absent."""
+    tree = Path(os.environ.get("HWNAS_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if (tree / name).is_dir():
+        return tree / name
+    print(f"no measurements '{name}' in '{tree}'; give the folder that holds '{name}/' in HWNAS_DATA; nothing was run", file=sys.stderr)
+    raise SystemExit(0)
 
 
 def figures(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
