@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def data_folder(name: str) -> Path:
-    """A folder of measurements by others: under `HWNAS_DATA`, else `../shared/data` beside the checkout; ends the bench where it is absent."""
+    """Measurements by others, in `HWNAS_DATA`, else in `../shared/data` beside the checkout; ends the bench where they are absent."""
     tree = Path(os.environ.get("HWNAS_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if (tree / name).is_dir():
         return tree / name
