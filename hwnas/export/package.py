@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hwnas.errors import GraphError, HwnasError, UsageError, require
-from hwnas.export.fold import fold
 from hwnas.export.manifest import MODEL, NAME, File, Lineage, Manifest, Speedup, Timing, Variant
 from hwnas.export.measure import Accuracy, Latencies, eager_torch, predictor, side_by_side, time_all
 from hwnas.export.quantize import Feed, int8
 from hwnas.export.verify import SAMPLE, TOLERANCE, difference, verify
 from hwnas.ir import Graph
+from hwnas.ir.fold import fold
 from hwnas.ir.onnx import to_bytes
 from hwnas.predict.estimate import Estimate
 from hwnas.runtimes.ort import OrtRuntime, OrtSession

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from hwnas import __version__
 from hwnas.errors import GraphError, UsageError, require
-from hwnas.export.fold import fold
 from hwnas.ir import Graph
+from hwnas.ir.fold import fold
 from hwnas.ir.node import Array
 from hwnas.ir.onnx import from_model, to_model
 

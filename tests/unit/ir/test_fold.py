@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import graphs
+from trained import residual
 
 from hwnas.errors import GraphError
-from hwnas.export.fold import fold
 from hwnas.ir import Graph, GraphBuilder
+from hwnas.ir.fold import fold
 from hwnas.ir.onnx import to_bytes
 
 
@@ -44,6 +45,12 @@ def affine(b: GraphBuilder, x: str, seed: int = 0, epsilon: float = 1e-3) -> str
     parameters = [rng.uniform(0.5, 2, channels) * np.where(np.arange(channels) % 2, 1, -1), *rng.standard_normal((2, channels))]
     inputs = [b.constant("bn", values.astype(np.float32)) for values in (*parameters, rng.uniform(0.2, 2, channels))]
     return b.op("BatchNormalization", [x, *inputs], epsilon=epsilon)
+
+
+@pytest.fixture
+def graph() -> Graph:
+    """A residual network for one image."""
+    return residual()
 
 
 def test_a_network_is_left_without_normalisation(graph: Graph) -> None:
@@ -138,3 +145,17 @@ def test_weights_without_values_are_refused() -> None:
     graph = b.finish(b.batch_norm(b.conv(b.input("x", (1, 3, 4, 4)), 4)))
     with pytest.raises(GraphError, match=r"node 'batchnormalization_0' .* has no values yet"):
         fold(graph)
+
+
+def test_recipes_are_folded_into_recipes() -> None:
+    """The structure alone is told without drawing a weight; values that are there are still folded exactly."""
+    b = GraphBuilder("recipes")
+    graph = b.finish(b.batch_norm(b.conv(b.input("x", (1, 3, 4, 4)), 5, kernel=3)))
+    (node,) = fold(graph, drafts=True).nodes
+    weights = fold(graph, drafts=True).weights
+    assert (node.op, node.outputs) == ("Conv", graph.outputs)
+    assert [(weights[name].spec.shape, weights[name].value) for name in node.inputs[1:]] == [((5, 3, 3, 3), None), ((5,), None)]
+    drawn = graph.materialize(np.random.default_rng(0))
+    exact, drafted = fold(drawn), fold(drawn, drafts=True)
+    for name, weight in exact.weights.items():
+        assert np.array_equal(drafted.weights[name].value, weight.value)

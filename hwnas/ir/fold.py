@@ -15,14 +15,18 @@ from hwnas.ir.node import Array
 _Scale = Callable[[Node, Array, Array], Array]
 
 
-def fold(graph: Graph) -> Graph:
+def fold(graph: Graph, *, drafts: bool = False) -> Graph:
     """The same function in fewer nodes: batch normalisation folded into Conv, ConvTranspose and Gemm, identities removed.
 
     Only operators and attributes that the graph had before are used, so the result loads wherever the original does. The names of the
     values that remain are kept. A normalisation stays where its input is read elsewhere too, or comes from no such operator.
 
+    Args:
+        graph: the network.
+        drafts: whether weights may still be recipes; those that take part are folded into recipes, and into no values.
+
     Raises:
-        GraphError: when a weight has no values yet.
+        GraphError: when a weight has no values yet and `drafts` is not set.
     """
     nodes: dict[str, Node] = {}  # by the value written last, in order
     weights = dict(graph.weights)
@@ -35,7 +39,7 @@ def fold(graph: Graph) -> Graph:
         before = nodes.get(node.inputs[0]) if node.inputs else None
         if node.op == "BatchNormalization" and before is not None and _folds(graph, before, node, weights):
             del nodes[before.outputs[0]]
-            node, new = _absorbed(before, node, weights)
+            node, new = _absorbed(before, node, weights, drafts=drafts)
             weights.update(new)
         nodes[node.outputs[0]] = node
     used = {value for node in nodes.values() for value in node.inputs} | set(graph.outputs)
@@ -64,20 +68,31 @@ def _readers(graph: Graph, value: str) -> int:
     return count
 
 
-def _absorbed(before: Node, norm: Node, weights: Mapping[str, Weight]) -> tuple[Node, dict[str, Weight]]:
-    """The operator that does the work of both, and its new weights. Computed in float64, stored as before."""
-    scale, shift, mean, variance = (_values(weights, value, norm) for value in norm.inputs[1:])
-    factor = scale / np.sqrt(variance + norm.attr("epsilon"))
-    old = weights[before.inputs[1]].spec.dtype
-    kernel = _SCALE[before.op](before, _values(weights, before.inputs[1], before), factor)
-    bias = _values(weights, before.inputs[2], before) if len(before.inputs) > 2 and before.inputs[2] else np.zeros_like(shift)
+def _absorbed(before: Node, norm: Node, weights: Mapping[str, Weight], *, drafts: bool) -> tuple[Node, dict[str, Weight]]:
+    """The operator that does the work of both, and its new weights."""
     attrs = dict(before.attrs)
     if before.op == "Gemm":
-        bias, attrs["beta"] = bias * attrs["beta"], 1.0
-    bias = (bias - mean) * factor + shift
+        attrs["beta"] = 1.0
     names = [_fresh(f"{before.name}_folded_{part}", weights) for part in ("w", "b")]
     node = replace(before, inputs=(before.inputs[0], *names), outputs=norm.outputs, attrs=tuple(sorted(attrs.items())))
-    return node, {name: Weight.of(value.astype(old)) for name, value in zip(names, (kernel, bias), strict=True)}
+    if drafts and any(weights[value].value is None for value in (*before.inputs[1:], *norm.inputs[1:]) if value):
+        kernel, shift = weights[before.inputs[1]].spec, weights[norm.inputs[2]].spec
+        new = (Weight(spec=kernel), Weight(spec=replace(shift, dtype=kernel.dtype), init="zeros"))
+    else:
+        new = _product(before, norm, weights)
+    return node, dict(zip(names, new, strict=True))
+
+
+def _product(before: Node, norm: Node, weights: Mapping[str, Weight]) -> tuple[Weight, Weight]:
+    """Kernel and bias of an operator and the normalisation behind it. Computed in float64, stored as before."""
+    scale, shift, mean, variance = (_values(weights, value, norm) for value in norm.inputs[1:])
+    factor = scale / np.sqrt(variance + norm.attr("epsilon"))
+    dtype = weights[before.inputs[1]].spec.dtype
+    kernel = _SCALE[before.op](before, _values(weights, before.inputs[1], before), factor)
+    bias = _values(weights, before.inputs[2], before) if len(before.inputs) > 2 and before.inputs[2] else np.zeros_like(shift)
+    if before.op == "Gemm":
+        bias = bias * before.attr("beta")
+    return Weight.of(kernel.astype(dtype)), Weight.of(((bias - mean) * factor + shift).astype(dtype))
 
 
 def _values(weights: Mapping[str, Weight], name: str, node: Node) -> Array:
