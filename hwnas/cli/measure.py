@@ -93,27 +93,34 @@ def profile(
             start="resume" if resume else "restart" if restart else "new",
             report=report,
         )
-    _print_fit(outcome, as_json)
+    if as_json:
+        options.print_json(outcome.as_json())
+        return
+    _print_fit(outcome)
 
 
 @click.command()
 @options.device
 @options.load
+@click.option("--space", default=None, help="Networks whose profile to learn from; all that were profiled with this setting by default.")
 @options.home
 @options.as_json
-def fit(device: str, threads: int, batch: int, workspace: Workspace, as_json: bool) -> None:
-    """Learn again from a profile that was measured before."""
+def fit(device: str, threads: int, batch: int, space: str | None, workspace: Workspace, as_json: bool) -> None:
+    """Learn again from profiles that were measured before."""
     from hwnas.workflows.context import setting_of
     from hwnas.workflows.profile import fit_profile
 
-    _print_fit(fit_profile(workspace, setting_of(device, threads=threads, batch=batch)), as_json)
-
-
-def _print_fit(outcome: Profiled, as_json: bool) -> None:
-    profile, held_out = outcome.profile, outcome.predictor.model.held_out
+    found = fit_profile(workspace, setting_of(device, threads=threads, batch=batch), space)
     if as_json:
-        options.print_json(outcome.as_json())
+        plain = [outcome.as_json() for outcome in found]
+        options.print_json(plain if len(plain) > 1 else plain[0])
         return
+    for outcome in found:
+        _print_fit(outcome)
+
+
+def _print_fit(outcome: Profiled) -> None:
+    profile, held_out = outcome.profile, outcome.predictor.model.held_out
     console = options.console()
     console.print(
         f"{len(profile.networks)} networks of '{profile.space}' measured in {format_seconds(profile.spent_s)} "

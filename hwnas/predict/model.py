@@ -9,7 +9,7 @@ comes from models that did not see it. The interval comes from residuals that ne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,13 @@ QUICK = Growth(trees=100, eta=0.15)  # for a look at the error while a profile i
 LEAST_TIME_S = 3e-7  # below the profiler's resolution
 RIDGE = 1.0
 HUBER = 2.0  # residuals beyond so many robust deviations count less
+FAMILY_FOLDS = 6
+WELL_COVERED = 0.9  # share of a held-out network's time on kinds and sizes that were seen, for it to calibrate the interval
+DOUBT: Mapping[str, Any] = {"max_depth": 3, "eta": 0.1}
+DOUBT_TREES = 40
+MOST_DOUBT = 1.0  # absolute log error of a kernel beyond which one more factor makes no difference
+LEAST_DOUBT = 0.005  # absolute log error of a kernel below which differences are noise
+UNKNOWN = 3.0  # what is not covered may take so many times more or less than the roofline suggests
 REACH = 2.0  # a size counts as covered up to this factor beyond what was measured
 
 
@@ -59,12 +66,14 @@ class KindModel:
 
     Attributes:
         booster: predicts log(time / roofline).
+        doubt: predicts how far off that is, as an absolute log error; None in predictors of format 1.
         rows: kernels that it learned from.
         low: smallest flops and bytes among them.
         high: largest flops and bytes among them.
     """
 
     booster: Any
+    doubt: Any = None
     rows: int
     low: tuple[float, float]
     high: tuple[float, float]
@@ -150,10 +159,10 @@ class HeldOut:
     coverage: float
 
     @classmethod
-    def of(cls, predicted: Matrix, latency: Matrix, level: float = LEVEL) -> HeldOut:
-        """From predictions and measurements of the same networks."""
+    def of(cls, predicted: Matrix, latency: Matrix, difficulty: Matrix | None = None, level: float = LEVEL) -> HeldOut:
+        """From predictions and measurements of the same networks, and how difficult each is."""
         error = np.abs(predicted / latency - 1)
-        residual = np.abs(np.log(latency / predicted))
+        residual = np.abs(np.log(latency / predicted)) / (1.0 if difficulty is None else difficulty)
         inside = [residual[i] <= quantile(np.delete(residual, i), level) for i in range(len(residual))]
         return cls(
             networks=len(latency),
@@ -173,8 +182,9 @@ class LatencyModel:
         roofline: scale of the targets.
         correction: per network.
         call_s: of an empty call.
-        half_width: conformal half width of log(p10 / prediction), both ways.
+        half_width: conformal half width of log(p10 / prediction) of a network of usual difficulty, both ways.
         median_width: conformal bound of log(median / prediction), upwards: what a user is promised, on the machine as it was.
+        usual_doubt: median of the networks' doubt (`Kernels.doubt`, per network); 0 in predictors of format 1.
         typical: median of time / roofline over all kernels, which stands in for kinds that are not covered.
         held_out: cross-fitted figures.
     """
@@ -185,33 +195,82 @@ class LatencyModel:
     call_s: float
     half_width: float
     median_width: float
+    usual_doubt: float = 0.0
     typical: float
     held_out: HeldOut
 
-    def kernel_times(self, table: Table) -> tuple[Matrix, NDArray[np.bool_]]:
-        """Time of every row in s, and whether it is covered; rows that are not are scaled from the roofline."""
+    def kernels(self, table: Table) -> Kernels:
+        """The first stage: every kernel by itself."""
         return first_stage(self.kinds, self.roofline, self.typical, table)
 
-    def latency(self, table: Table) -> Matrix:
-        """Latency of every network in s."""
-        times, _ = self.kernel_times(table)
-        return self.correction.apply(table.context, self.call_s + table.total(times))
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix) -> Bounds:
+        """The second stage: networks from sums over their kernels, which a population gathers from its blocks.
+
+        Args:
+            context: as `Table.context`, [networks, 3].
+            seconds: sum of the kernels' times in s, [networks].
+            unknown: that part of it which is not covered, in s.
+            doubt: sum of the kernels' times weighed by their doubt, in s.
+        """
+        sums = self.call_s + seconds
+        value = self.correction.apply(context, sums)
+        coverage = np.clip(1 - unknown / sums, 0.0, 1.0)
+        difficulty = (1 + doubt / sums / self.usual_doubt) / 2 if self.usual_doubt else np.ones(len(sums))
+        width = self.half_width * difficulty
+        down, up = np.exp(-width), np.exp(np.maximum(width, self.median_width + width - self.half_width))
+        known, rest = value * coverage, value * (1 - coverage)
+        return Bounds(value=value, low=known * down + rest / UNKNOWN, high=known * up + rest * UNKNOWN, coverage=coverage)
+
+    def bounds(self, table: Table) -> Bounds:
+        """Both stages."""
+        kernels = self.kernels(table)
+        unknown = np.where(kernels.covered, 0.0, kernels.seconds)
+        return self.networks(table.context, *(table.total(rows) for rows in (kernels.seconds, unknown, kernels.seconds * kernels.doubt)))
 
 
-def first_stage(kinds: Mapping[str, KindModel], roofline: Roofline, typical: float, table: Table) -> tuple[Matrix, NDArray[np.bool_]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Kernels:
+    """What the first stage says of each kernel.
+
+    Attributes:
+        seconds: its time, [rows].
+        covered: whether its kind and size were measured; where not, the time is scaled from the roofline.
+        doubt: how far off the time may be, as an absolute log error.
+    """
+
+    seconds: Matrix
+    covered: NDArray[np.bool_]
+    doubt: Matrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bounds:
+    """Latencies of networks in s with their intervals, and the share of each that stands on measured kernels; [networks] each."""
+
+    value: Matrix
+    low: Matrix
+    high: Matrix
+    coverage: Matrix
+
+
+def first_stage(kinds: Mapping[str, KindModel], roofline: Roofline, typical: float, table: Table) -> Kernels:
     """Time of every kernel in s from its local features, and whether its kind and size were measured."""
     xgboost = require("xgboost")
     bound = roofline.time_s(table.flops, table.bytes)
     factor = np.full(len(bound), typical)
     covered = np.zeros(len(bound), bool)
+    doubt = np.full(len(bound), LEAST_DOUBT)
     for kind in np.unique(table.kinds):
         model = kinds.get(str(kind))
         if model is None:
             continue
         rows = table.kinds == kind
-        factor[rows] = np.exp(model.booster.predict(xgboost.DMatrix(table.values[rows], nthread=1)))
+        data = xgboost.DMatrix(table.values[rows], nthread=1)
+        factor[rows] = np.exp(model.booster.predict(data))
         covered[rows] = model.covers(table.flops[rows], table.bytes[rows])
-    return bound * factor, covered
+        if model.doubt is not None:
+            doubt[rows] = np.maximum(LEAST_DOUBT, model.doubt.predict(data))
+    return Kernels(bound * factor, covered, doubt)
 
 
 def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline, growth: Growth | None = None) -> dict[str, KindModel]:
@@ -275,8 +334,14 @@ class Training:
         return Training(self.table.take(networks), self.seconds[rows], self.latency[networks], self.median[networks], self.call_s)
 
 
-def fit(networks: Sequence[NetworkRecord], roofline: Roofline) -> LatencyModel:
+def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequence[str] = ()) -> LatencyModel:
     """Learns a setting from its measured networks.
+
+    Args:
+        networks: measured.
+        roofline: of the device.
+        families: of each network. Where there are several, the interval is calibrated on networks whose family the models did not
+            see at all, since that is what a network that nobody here wrote is; the held-out figures are of such networks too.
 
     Raises:
         MeasurementError: there are fewer than `LEAST_NETWORKS`.
@@ -287,29 +352,85 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline) -> LatencyModel:
         )
     data = Training.of(networks)
     typical = float(np.median(data.seconds / roofline.time_s(data.table.flops, data.table.bytes)))
-    everyone = np.arange(len(networks))
-    fold = everyone % FOLDS
-    sums = np.empty(len(networks))
-    for k in range(FOLDS):
-        train, test = everyone[fold != k], data.table.take(everyone[fold == k])
-        part = data.take(train)
-        times, _ = first_stage(fit_kinds(part.table, part.seconds, roofline), roofline, typical, test)
-        sums[fold == k] = data.call_s + test.total(times)
-    crossed = np.empty(len(networks))
-    for k in range(FOLDS):
-        train, test = fold != k, fold == k
+    folds = np.arange(len(networks)) % FOLDS
+    mixed = _cross_fit(data, folds, roofline, typical)
+    sums = data.call_s + data.table.total(mixed.seconds)
+    apart = _family_folds(families)
+    crossed = mixed if apart is None else _cross_fit(data, apart, roofline, typical)
+    apart = folds if apart is None else apart
+    held_sums = data.call_s + data.table.total(crossed.seconds)
+    predicted = np.empty(len(networks))
+    doubt = np.empty(len(data.seconds))
+    error = np.minimum(np.abs(np.log(np.maximum(data.seconds, LEAST_TIME_S) / crossed.seconds)), MOST_DOUBT)
+    for k in np.unique(apart):
+        train, test = np.flatnonzero(apart != k), np.flatnonzero(apart == k)
         correction = Correction.fit(data.table.context[train], sums[train], data.latency[train])
-        crossed[test] = correction.apply(data.table.context[test], sums[test])
+        predicted[test] = correction.apply(data.table.context[test], held_sums[test])
+        seen = np.isin(data.table.owner, train)
+        doubters = _fit_doubt(data.table.take(train), error[seen])
+        doubt[~seen] = _doubt(doubters, data.table.take(test))
+    network_doubt = data.table.total(data.seconds * doubt) / data.latency
+    usual = float(np.median(network_doubt))
+    difficulty = (1 + network_doubt / usual) / 2
+    known = 1 - data.table.total(np.where(crossed.covered, 0.0, crossed.seconds)) / held_sums > WELL_COVERED
+    if known.sum() < LEAST_NETWORKS:
+        known[:] = True
+    half_width = quantile((np.abs(np.log(data.latency / predicted)) / difficulty)[known], LEVEL)
+    doubters = _fit_doubt(data.table, error)
+    kinds = {kind: replace(model, doubt=doubters[kind]) for kind, model in fit_kinds(data.table, data.seconds, roofline).items()}
     return LatencyModel(
-        kinds=fit_kinds(data.table, data.seconds, roofline),
+        kinds=kinds,
         roofline=roofline,
         correction=Correction.fit(data.table.context, sums, data.latency),
         call_s=data.call_s,
-        half_width=quantile(np.abs(np.log(data.latency / crossed)), LEVEL),
-        median_width=quantile(np.log(data.median / crossed), UPPER_LEVEL),
+        half_width=half_width,
+        median_width=quantile((np.log(data.median / predicted) - half_width * (difficulty - 1))[known], UPPER_LEVEL),
+        usual_doubt=usual,
         typical=typical,
-        held_out=HeldOut.of(crossed, data.latency),
+        held_out=HeldOut.of(predicted, data.latency, difficulty),
     )
+
+
+def _family_folds(families: Sequence[str]) -> NDArray[np.int64] | None:
+    """A fold for each network so that no family is in two of them; None where there are too few families for that."""
+    names = sorted(set(families))
+    if len(names) < FAMILY_FOLDS:
+        return None
+    fold = {name: i % FAMILY_FOLDS for i, name in enumerate(names)}
+    return np.array([fold[name] for name in families])
+
+
+def _cross_fit(data: Training, folds: NDArray[np.int64], roofline: Roofline, typical: float) -> Kernels:
+    """The first stage on every kernel, each from models that did not see its fold."""
+    seconds, covered = np.empty(len(data.seconds)), np.empty(len(data.seconds), bool)
+    for k in np.unique(folds):
+        part, test = data.take(np.flatnonzero(folds != k)), np.flatnonzero(folds == k)
+        found = first_stage(fit_kinds(part.table, part.seconds, roofline), roofline, typical, data.table.take(test))
+        rows = np.isin(data.table.owner, test)
+        seconds[rows], covered[rows] = found.seconds, found.covered
+    return Kernels(seconds, covered, np.zeros(len(seconds)))
+
+
+def _fit_doubt(table: Table, error: Matrix) -> dict[str, Any]:
+    """A booster per kind that predicts the absolute log error of a kernel."""
+    xgboost = require("xgboost")
+    found = {}
+    for kind in np.unique(table.kinds):
+        rows = table.kinds == kind
+        data = xgboost.DMatrix(table.values[rows], error[rows], nthread=1)
+        parameters = {**PARAMETERS, **DOUBT, "base_score": float(error[rows].mean())}
+        found[str(kind)] = xgboost.train(parameters, data, num_boost_round=DOUBT_TREES)
+    return found
+
+
+def _doubt(boosters: Mapping[str, Any], table: Table) -> Matrix:
+    xgboost = require("xgboost")
+    doubt = np.full(len(table.kinds), MOST_DOUBT)
+    for kind in np.unique(table.kinds):
+        if kind in boosters:
+            rows = table.kinds == kind
+            doubt[rows] = np.maximum(LEAST_DOUBT, boosters[str(kind)].predict(xgboost.DMatrix(table.values[rows], nthread=1)))
+    return doubt
 
 
 def judge(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord], roofline: Roofline) -> HeldOut:
@@ -324,7 +445,7 @@ def judge(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord], rooflin
     models = fit_kinds(first.table, first.seconds, roofline, QUICK)
 
     def sums(table: Table) -> Matrix:
-        return data.call_s + table.total(first_stage(models, roofline, 1.0, table)[0])
+        return data.call_s + table.total(first_stage(models, roofline, 1.0, table).seconds)
 
     correction = Correction.fit(second.table.context, sums(second.table), second.latency)
     return HeldOut.of(correction.apply(unseen.table.context, sums(unseen.table)), unseen.latency)

@@ -16,8 +16,6 @@ from hwnas.predict.model import LEVEL, LatencyModel
 from hwnas.profiling import Setting
 from hwnas.runtimes.registry import fuser
 
-UNKNOWN = 3.0  # what is not covered may take so many times more or less than the roofline suggests
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelEstimate:
@@ -88,30 +86,20 @@ class Predictor:
             self._check_batch(graph)
         calls = [self.kernels(graph) for graph in graphs]
         table = tabulate([[call.kernel for call in network] for network in calls])
-        times, covered = self.model.kernel_times(table)
-        if strict and not covered.all():
+        covered = self.model.kernels(table).covered if strict else None
+        if covered is not None and not covered.all():
             first = int(np.flatnonzero(~covered)[0])
             call = [call for network in calls for call in network][first]
             raise UncoveredKernelError(
                 f"'{self.setting.device}' was not profiled for kernel '{table.kinds[first]}' of this size (node '{call.nodes[0]}'); "
                 f"profile a space that has it, or drop --strict"
             )
-        sums = self.model.call_s + table.total(times)
-        known = 1 - table.total(np.where(covered, 0.0, times)) / sums
-        values = self.model.correction.apply(table.context, sums)
-        return [self._bounded(float(value), float(share)) for value, share in zip(values, np.clip(known, 0.0, 1.0), strict=True)]
-
-    def _bounded(self, value: float, coverage: float) -> Estimate:
-        down, up = np.exp([-self.model.half_width, max(self.model.half_width, self.model.median_width)])
-        known, unknown = value * coverage, value * (1 - coverage)
-        return Estimate(
-            value=value,
-            low=float(known * down + unknown / UNKNOWN),
-            high=float(known * up + unknown * UNKNOWN),
-            unit="s",
-            coverage=coverage,
-            source=self.source,
-        )
+        bounds = self.model.bounds(table)
+        rows = zip(bounds.value.tolist(), bounds.low.tolist(), bounds.high.tolist(), bounds.coverage.tolist(), strict=True)
+        return [
+            Estimate(value=value, low=low, high=high, unit="s", coverage=coverage, source=self.source)
+            for value, low, high, coverage in rows
+        ]
 
     def _check_batch(self, graph: Graph) -> None:
         for name, spec in graph.inputs.items():
@@ -126,7 +114,8 @@ class Predictor:
         self._check_batch(graph)
         calls = self.kernels(graph)
         table = tabulate([[call.kernel for call in calls]])
-        times, covered = self.model.kernel_times(table)
+        kernels = self.model.kernels(table)
+        times, covered = kernels.seconds, kernels.covered
         total = float(self.model.correction.apply(table.context, np.array([self.model.call_s + times.sum()]))[0])
         scaled = times * total / (self.model.call_s + times.sum())
         roofline = self.model.roofline

@@ -20,9 +20,12 @@ from hwnas.predict.model import Correction, HeldOut, KindModel, LatencyModel
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import Setting
+from hwnas.profiling.store import GENERIC, options_of, slug
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # format 1 had one predictor per setting, and no difficulty
 TARGET = "latency"
+DOUBT = ".doubt"  # after a kind: the model of how far off that of the kind may be
 
 
 class LazyBooster:
@@ -51,9 +54,9 @@ class LazyBooster:
         return self._path.read_bytes()
 
 
-def folder_of(tree: Path, setting: Setting) -> Path:
-    """Where the predictor of a setting lies in a `predictors/` tree."""
-    return tree / setting.device / TARGET / setting.key
+def folder_of(tree: Path, setting: Setting, space: str) -> Path:
+    """Where the predictor of a setting for the networks of a space lies in a `predictors/` tree."""
+    return tree / setting.device / TARGET / setting.key / slug(space)
 
 
 def save(predictor: Predictor, tree: Path) -> Path:
@@ -65,17 +68,19 @@ def save(predictor: Predictor, tree: Path) -> Path:
     Raises:
         DiskError: the disk refuses.
     """
-    folder = folder_of(tree, predictor.setting)
+    folder = folder_of(tree, predictor.setting, predictor.space)
     model = predictor.model
     kinds: dict[str, Any] = {}
     with disk_errors(folder, "make room or give another place with --home"):
         folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         for kind, part in sorted(model.kinds.items()):
-            raw = bytes(part.booster.save_raw("ubj"))
-            digest.update(raw)
-            write_atomically(folder / f"{kind}.ubj", partial(Path.write_bytes, data=raw))
-            kinds[kind] = {"rows": part.rows, "low": list(part.low), "high": list(part.high)}
+            for name, booster in ((kind, part.booster), (f"{kind}{DOUBT}", part.doubt)):
+                if booster is not None:
+                    raw = bytes(booster.save_raw("ubj"))
+                    digest.update(raw)
+                    write_atomically(folder / f"{name}.ubj", partial(Path.write_bytes, data=raw))
+            kinds[kind] = {"rows": part.rows, "low": list(part.low), "high": list(part.high), "doubt": part.doubt is not None}
         card: dict[str, Any] = {
             "format": FORMAT,
             "target": TARGET,
@@ -89,6 +94,7 @@ def save(predictor: Predictor, tree: Path) -> Path:
             "call_s": model.call_s,
             "half_width": model.half_width,
             "median_width": model.median_width,
+            "usual_doubt": model.usual_doubt,
             "typical": model.typical,
             "setting": asdict(predictor.setting),
             "environment": dict(predictor.environment),
@@ -103,33 +109,52 @@ def save(predictor: Predictor, tree: Path) -> Path:
     return folder
 
 
-def load(workspace: Workspace, setting: Setting) -> Predictor:
-    """The predictor of a setting: the workspace's own, else the one that ships.
+def load(workspace: Workspace, setting: Setting, space: str | None = None) -> Predictor:
+    """The predictor of a setting: that of the space, else the one for any network, else whichever there is.
+
+    Args:
+        workspace: its own predictors go before those that ship.
+        setting: asked for.
+        space: whose networks will be predicted; None for networks of no space.
 
     Raises:
         NotFoundError: there is none; says what there is and how to get one.
         FormatError: its files are damaged, or of a version or feature schema that this hwnas does not read.
     """
-    for tree in workspace.look_up("predictors"):
-        folder = folder_of(tree, setting)
-        if (folder / "card.toml").is_file():
-            with _damage(folder / "card.toml"):
-                return _read(folder, setting)
+    cards = [card for tree in workspace.look_up("predictors") for card in _cards(tree / setting.device / TARGET / setting.key)]
+    found = []
+    for card in cards:
+        with _damage(card):
+            found.append((str(_card(card)["space"]), card.parent))
+    if found:
+        order = {space: 0, GENERIC: 1} if space else {GENERIC: 0}
+        _, folder = min(found, key=lambda pair: order.get(pair[0], 2))
+        with _damage(folder / "card.toml"):
+            return _read(folder, setting)
     known = sorted({f"{found.device} {found.key}" for found in available(workspace)})
     there = f"there are: {', '.join(known)}" if known else "there is none yet"
     raise NotFoundError(
         f"no latency predictor for '{setting.device}' with {setting.key}; {there}; run 'hwnas profile --device {setting.device} "
-        f"--threads {setting.threads} --batch {setting.batch}'"
+        f"{options_of(setting)}'"
     )
 
 
 def available(workspace: Workspace) -> Iterator[Setting]:
-    """The settings that have a predictor."""
+    """The settings that have a predictor, each once."""
+    seen = set()
     for tree in workspace.look_up("predictors"):
-        for card in sorted(tree.glob(f"*/{TARGET}/*/card.toml")):
-            with _damage(card):
-                setting = Setting(**_card(card)["setting"])
-            yield setting
+        for folder in sorted(tree.glob(f"*/{TARGET}/*")):
+            for card in _cards(folder):
+                with _damage(card):
+                    setting = Setting(**_card(card)["setting"])
+                if setting not in seen:
+                    seen.add(setting)
+                    yield setting
+
+
+def _cards(folder: Path) -> list[Path]:
+    """The cards of a setting: one in the folder itself (format 1), one in a folder for each space."""
+    return [card for pattern in ("card.toml", "*/card.toml") for card in sorted(folder.glob(pattern))]
 
 
 @contextmanager
@@ -143,7 +168,7 @@ def _damage(path: Path) -> Iterator[None]:
 
 def _card(path: Path) -> dict[str, Any]:
     card = tomllib.loads(path.read_text())
-    if card.get("format") != FORMAT:
+    if card.get("format") not in READABLE:
         raise FormatError(f"'{path}' has format {card.get('format')}, this hwnas reads {FORMAT}; run 'hwnas fit' again")
     return card
 
@@ -155,11 +180,18 @@ def _read(folder: Path, setting: Setting) -> Predictor:
             f"'{folder}' was learned with features {card['schema']}, this hwnas has {SCHEMA}; "
             f"run 'hwnas fit --device {setting.device}' again"
         )
-    missing = [kind for kind in card["kinds"] if not (folder / f"{kind}.ubj").is_file()]
+    names = [name for kind, part in card["kinds"].items() for name in (kind, *([f"{kind}{DOUBT}"] if part.get("doubt") else []))]
+    missing = [name for name in names if not (folder / f"{name}.ubj").is_file()]
     if missing:
         raise FormatError(f"'{folder}' lacks the model '{missing[0]}.ubj'; run 'hwnas fit --device {setting.device}' again")
     kinds = {
-        kind: KindModel(booster=LazyBooster(folder / f"{kind}.ubj"), rows=part["rows"], low=tuple(part["low"]), high=tuple(part["high"]))
+        kind: KindModel(
+            booster=LazyBooster(folder / f"{kind}.ubj"),
+            doubt=LazyBooster(folder / f"{kind}{DOUBT}.ubj") if part.get("doubt") else None,
+            rows=part["rows"],
+            low=tuple(part["low"]),
+            high=tuple(part["high"]),
+        )
         for kind, part in card["kinds"].items()
     }
     model = LatencyModel(
@@ -169,6 +201,7 @@ def _read(folder: Path, setting: Setting) -> Predictor:
         call_s=card["call_s"],
         half_width=card["half_width"],
         median_width=card["median_width"],
+        usual_doubt=card.get("usual_doubt", 0.0),
         typical=card["typical"],
         held_out=HeldOut(**card["held_out"]),
     )

@@ -111,10 +111,9 @@ class Profiler:
             MeasurementError: too few networks were measured; they stay in the journal, and an earlier profile stays what it was.
         """
         found = self._open(empty, resume)
-        journal = self._store.journal(empty.setting)
+        journal = self._store.journal(empty.setting, empty.space)
         before_s, start = found.spent_s, self._clock()
-        curve: list[CurvePoint] = []
-        judged = 0
+        curve = found.curve
 
         def spent_s() -> float:
             return before_s + self._clock() - start
@@ -144,12 +143,8 @@ class Profiler:
                 if 2 * spent_s() - began > plan.deadline_s and all(number in found.visits for number in stages):
                     break  # another round would not fit
             done += len(stages)
-            if done - judged >= max(plan.wave, judged // 2) and spent_s() < plan.deadline_s:
-                networks = found.records()
-                if judged:
-                    mape, within = self._judge(networks[:judged], networks[judged:done])
-                    curve.append(CurvePoint(networks=judged, seconds=spent_s(), mape=mape, within_10=within))
-                judged = done
+            if done - found.judged >= max(plan.wave, found.judged // 2) and spent_s() < plan.deadline_s:
+                self._look(found, journal, done, spent_s)
             report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
         networks = found.records()
         if len(networks) < plan.least_networks:
@@ -162,6 +157,16 @@ class Profiler:
         )
         self._store.save(profile)
         return profile
+
+    def _look(self, found: Measuring, journal: Journal, done: int, spent_s: Callable[[], float]) -> None:
+        """How good a predictor the networks of the last look make for those measured since."""
+        point, networks = None, found.records()
+        if found.judged:
+            mape, within = self._judge(networks[: found.judged], networks[found.judged : done])
+            point = CurvePoint(networks=found.judged, seconds=spent_s(), mape=mape, within_10=within)
+            found.curve.append(point)
+        found.judged = done
+        journal.look(point, done, spent_s())
 
     @staticmethod
     def _affordable(plan: Plan, done: int, spent_s: float) -> int:
@@ -192,7 +197,7 @@ class Profiler:
 
     def _open(self, empty: Profile, resume: bool) -> Measuring:
         """What was measured already."""
-        journal = self._store.journal(empty.setting)
+        journal = self._store.journal(empty.setting, empty.space)
         header = {"space": empty.space, "seed": empty.seed, "fingerprint": empty.fingerprint, "setting": empty.setting.key}
         if not journal.exists():
             journal.start(header)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,9 @@ from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, Setting,
 from hwnas.profiling.waves import Floats, Pooled, Slowdowns, Visit
 from hwnas.runtimes.base import KernelTime
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # format 1 had one profile per setting
+GENERIC = "generic"  # the space of carrier networks, which stands for networks that nobody here wrote
 TABLES = ("networks", "kernels", "canaries")
 _NETWORKS = pa.schema(
     [
@@ -51,15 +54,46 @@ _KERNELS = pa.schema(
 )
 
 
+def key_of(setting: Setting, space: str) -> str:
+    """A name for the files of a profile or predictor: its setting and its space.
+
+    >>> key_of(Setting(device="cpu", runtime="onnxruntime-cpu"), "mobilenet")
+    'onnxruntime-cpu-t1-b1-fp32-mobilenet'
+    """
+    return f"{setting.key}-{slug(space)}"
+
+
+def slug(space: str) -> str:
+    """A space's name as part of a file name; one that was given as `path.py:Class` has the path's digest in it.
+
+    >>> slug("mobilenet"), slug("my/space.py:Tiny")
+    ('mobilenet', 'space.py-Tiny-a6ac12')
+    """
+    if "/" not in space:
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", space)
+    return f"{slug(space.rsplit('/', 1)[-1])}-{hashlib.sha256(space.encode()).hexdigest()[:6]}"
+
+
+def options_of(setting: Setting) -> str:
+    """The command line's options that ask for a setting."""
+    precision = "" if setting.precision == "fp32" else f" --precision {setting.precision}"
+    return f"--threads {setting.threads} --batch {setting.batch}{precision}"
+
+
+def _is_of(entry: Mapping[str, Any], setting: Setting, space: str | None = None) -> bool:
+    """Whether an entry of a `profile.toml` describes this setting and space."""
+    return all(entry.get(key) == value for key, value in asdict(setting).items()) and space in (None, entry.get("space"))
+
+
 class ProfileStore:
     """The profiles of one device in a folder `profiles/<device>`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def journal(self, setting: Setting) -> Journal:
+    def journal(self, setting: Setting, space: str) -> Journal:
         """The journal of a profile that is being measured."""
-        return Journal(self.folder / f"journal-{setting.key}.jsonl")
+        return Journal(self.folder / f"journal-{key_of(setting, space)}.jsonl")
 
     def save(self, profile: Profile) -> None:
         """Writes the tables and the TOML, each atomically, then removes the journal.
@@ -67,11 +101,12 @@ class ProfileStore:
         Raises:
             HwnasError: the disk refuses (full, read-only); what was measured stays in the journal.
         """
-        key = profile.setting.key
+        key = key_of(profile.setting, profile.space)
         tables = _tables(profile)
         path = self.folder / "profile.toml"
-        text: dict[str, Any] = self._read_toml() if path.exists() else {"format": FORMAT, "settings": {}}
-        text["device"] = dict(profile.device)
+        text: dict[str, Any] = self._read_toml() if path.exists() else {"settings": {}}
+        text["format"], text["device"] = FORMAT, dict(profile.device)
+        replaced = [old for old, entry in text["settings"].items() if old != key and _is_of(entry, profile.setting, profile.space)]
         entry = {
             **asdict(profile.setting),
             "space": profile.space,
@@ -93,15 +128,27 @@ class ProfileStore:
                 digest.update(file.read_bytes())
             entry["digest"] = digest.hexdigest()
             text["settings"][key] = entry
+            for old in replaced:
+                del text["settings"][old]
             write_atomically(path, lambda place: place.write_text(tomli_w.dumps(text)))
-            self.journal(profile.setting).remove()
+            for old in replaced:
+                for name in TABLES:
+                    (self.folder / f"{name}-{old}.parquet").unlink(missing_ok=True)
+            self.journal(profile.setting, profile.space).remove()
 
-    def has(self, setting: Setting) -> bool:
-        """Whether a finished profile of the setting is there."""
-        return (self.folder / "profile.toml").is_file() and setting.key in self._read_toml()["settings"]
+    def spaces(self, setting: Setting) -> list[str]:
+        """The spaces of which a finished profile of the setting is there, `generic` first."""
+        if not (self.folder / "profile.toml").is_file():
+            return []
+        found = [str(entry["space"]) for entry in self._read_toml()["settings"].values() if _is_of(entry, setting)]
+        return sorted(found, key=lambda space: (space != GENERIC, space))
 
-    def load(self, setting: Setting) -> Profile:
+    def load(self, setting: Setting, space: str | None = None) -> Profile:
         """A finished profile.
+
+        Args:
+            setting: what was measured.
+            space: whose networks; by default the first of `spaces`.
 
         Raises:
             NotFoundError: nothing was measured with this setting; says what was, and how to measure it.
@@ -110,19 +157,20 @@ class ProfileStore:
         if not (self.folder / "profile.toml").exists():
             raise NotFoundError(f"no profile of '{setting.device}' in '{self.folder}'; run 'hwnas profile --device {setting.device}'")
         text = self._read_toml()
-        entry = text["settings"].get(setting.key)
-        if entry is None:
+        there = self.spaces(setting)
+        if not there or space not in (None, *there):
             known = ", ".join(sorted(text["settings"])) or "nothing"
+            asked = key_of(setting, space) if space else setting.key
+            option = f" --space {space}" if space else ""
             raise NotFoundError(
-                f"'{setting.device}' was not profiled with {setting.key}, only with {known}; run 'hwnas profile --device {setting.device} "
-                f"--threads {setting.threads} --batch {setting.batch}'"
+                f"'{setting.device}' was not profiled with {asked}, only with {known}; run 'hwnas profile --device {setting.device} "
+                f"{options_of(setting)}{option}'"
             )
+        key, entry = next((key, entry) for key, entry in text["settings"].items() if _is_of(entry, setting, space or there[0]))
         try:
-            tables, digest = self._tables(setting)
+            tables, digest = self._tables(key)
             if digest != entry["digest"]:
-                raise FormatError(
-                    f"the tables of profile {setting.key} in '{self.folder}' are not those that profile.toml describes; profile again"
-                )
+                raise FormatError(f"the tables of {key} in '{self.folder}' are not those that profile.toml describes; profile again")
             canaries = _canaries(tables["canaries"])
             return Profile(
                 setting=setting,
@@ -141,15 +189,15 @@ class ProfileStore:
             )
         except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
             raise FormatError(
-                f"the profile {setting.key} in '{self.folder}' is damaged ({type(error).__name__}: {one_line(error)}); profile again"
+                f"the profile {key} in '{self.folder}' is damaged ({type(error).__name__}: {one_line(error)}); profile again"
             ) from error
 
-    def _tables(self, setting: Setting) -> tuple[dict[str, pa.Table], str]:
-        """The tables of a setting, and the digest of their files."""
+    def _tables(self, key: str) -> tuple[dict[str, pa.Table], str]:
+        """The tables of a profile, and the digest of their files."""
         digest = hashlib.sha256()
         tables = {}
         for name in TABLES:
-            raw = (self.folder / f"{name}-{setting.key}.parquet").read_bytes()
+            raw = (self.folder / f"{name}-{key}.parquet").read_bytes()
             digest.update(raw)
             tables[name] = pq.read_table(pa.BufferReader(raw))
         return tables, digest.hexdigest()
@@ -160,7 +208,7 @@ class ProfileStore:
             text = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise FormatError(f"'{path}' is damaged ({one_line(error)}); remove it and profile again") from error
-        if text.get("format") != FORMAT:
+        if text.get("format") not in READABLE:
             raise FormatError(
                 f"'{path}' has format {text.get('format')}, this hwnas reads {FORMAT}; use the hwnas that wrote it, or profile again"
             )
@@ -180,6 +228,8 @@ class Measuring:
         call_ns: of each network.
         visits: of each network.
         canaries: durations of every canary in each round.
+        curve: error against time, as far as it was looked at.
+        judged: networks that had been measured at the last look.
     """
 
     spent_s: float = 0.0
@@ -188,6 +238,8 @@ class Measuring:
     call_ns: dict[int, int] = field(default_factory=dict)
     visits: dict[int, list[Visit]] = field(default_factory=dict)
     canaries: dict[int, list[Floats]] = field(default_factory=dict)
+    curve: list[CurvePoint] = field(default_factory=list)
+    judged: int = 0
 
     def records(self, least_visits: int = 1) -> list[NetworkRecord]:
         """The networks that were visited often enough, as far as is known by now."""
@@ -225,7 +277,7 @@ def records_of(networks: Sequence[Raw]) -> list[NetworkRecord]:
 
 
 class Journal:
-    """What was measured so far, one JSON line each: `network` (built, its kernels timed), `canaries` and `visit`."""
+    """What was measured so far, one JSON line each: `network` (built, its kernels timed), `canaries`, `visit` and `look`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -252,6 +304,10 @@ class Journal:
     def visit(self, visit: Visit, spent_s: float) -> None:
         """A network was visited."""
         self._append({"visit": visit.network, "round": visit.round, "seconds": visit.seconds.tolist(), "spent_s": spent_s})
+
+    def look(self, point: CurvePoint | None, judged: int, spent_s: float) -> None:
+        """The error was looked at: on the networks measured since the last look, so there is none at the first."""
+        self._append({"look": asdict(point) if point else None, "judged": judged, "spent_s": spent_s})
 
     def _append(self, row: Mapping[str, Any]) -> None:
         remedy = "what was measured before is kept; make room and run again with --resume"
@@ -301,6 +357,9 @@ def _take(found: Measuring, row: Mapping[str, Any], kernels: dict[str, Kernel]) 
         found.call_ns[number] = row["call_ns"]
     elif "canaries" in row:
         found.canaries[row["canaries"]] = [np.array(seconds) for seconds in row["seconds"]]
+    elif "look" in row:
+        found.judged = row["judged"]
+        found.curve += [CurvePoint(**row["look"])] if row["look"] else []
     else:
         visit = Visit(network=row["visit"], round=row["round"], seconds=np.array(row["seconds"]))
         found.visits.setdefault(visit.network, []).append(visit)

@@ -30,14 +30,14 @@ def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, bat
     return Setting(device=device, runtime=runtime or registry.default(device), threads=threads, batch=batch, precision=precision)
 
 
-def device_and_runtime(device: str, *, threads: int, batch: int) -> tuple[Device, Runtime, Setting]:
+def device_and_runtime(device: str, *, threads: int, batch: int, precision: str = "fp32") -> tuple[Device, Runtime, Setting]:
     """The device, if it is here, with the runtime that measures it.
 
     Raises:
         DeviceUnavailable: the device is not on this machine.
     """
     found = find(device)
-    setting = setting_of(device, threads=threads, batch=batch)
+    setting = setting_of(device, threads=threads, batch=batch, precision=precision)
     return found, registry.make(setting.runtime, threads), setting
 
 

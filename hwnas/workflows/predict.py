@@ -58,7 +58,14 @@ class Prediction:
 
 
 def predict(
-    workspace: Workspace, models: Sequence[Path], *, device: str, threads: int = 1, batch: int = 1, strict: bool = False
+    workspace: Workspace,
+    models: Sequence[Path],
+    *,
+    device: str,
+    threads: int = 1,
+    batch: int = 1,
+    precision: str = "fp32",
+    strict: bool = False,
 ) -> tuple[list[Prediction], list[str]]:
     """Predicts ONNX files, in their order.
 
@@ -70,7 +77,7 @@ def predict(
         NotFoundError: the device has no predictor yet.
         GraphError: a file is corrupt or not supported.
     """
-    predictor = load_predictor(workspace, device, threads=threads, batch=batch)
+    predictor = load_predictor(workspace, device, threads=threads, batch=batch, precision=precision)
     graphs = [load(path, batch=batch) for path in models]
     estimates = predictor.estimate(graphs, strict=strict)
     found = [
@@ -85,10 +92,12 @@ def predict(
     return found, warnings(predictor)
 
 
-def load_predictor(workspace: Workspace, device: str, *, threads: int, batch: int) -> Predictor:
-    """The predictor of a setting; a device that this version cannot measure may still have one."""
+def load_predictor(
+    workspace: Workspace, device: str, *, threads: int, batch: int, precision: str = "fp32", space: str | None = None
+) -> Predictor:
+    """The predictor of a setting for networks of a space, or for any; a device that this version cannot measure may still have one."""
     runtime = None if device == "cpu" else "tensorrt"
-    return store.load(workspace, setting_of(device, runtime=runtime, threads=threads, batch=batch))
+    return store.load(workspace, setting_of(device, runtime=runtime, threads=threads, batch=batch, precision=precision), space)
 
 
 def warnings(predictor: Predictor) -> list[str]:

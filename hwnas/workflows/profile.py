@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hwnas import spaces
 from hwnas.assets import Workspace, disk_errors
+from hwnas.errors import UsageError
 from hwnas.predict import Predictor, store
 from hwnas.predict.model import LEAST_NETWORKS, fit, judge
 from hwnas.profiling import NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
@@ -45,6 +46,7 @@ def profile(
     space: str = "mobilenet",
     threads: int = 1,
     batch: int = 1,
+    precision: str = "fp32",
     seed: int = 0,
     plan: Plan,
     start: Start = "new",
@@ -58,7 +60,7 @@ def profile(
         BusyError: another process measures this device.
         MeasurementError: too little was measured to learn from.
     """
-    found, runtime, setting = device_and_runtime(device, threads=threads, batch=batch)
+    found, runtime, setting = device_and_runtime(device, threads=threads, batch=batch, precision=precision)
     chosen = spaces.load(space)
     folder = ProfileStore(workspace.profiles / device)
     empty = Profile(
@@ -79,11 +81,11 @@ def profile(
     profiler = Profiler(runtime, chosen, folder, look)
     with _alone(folder):
         if start == "restart":
-            folder.journal(setting).remove()
+            folder.journal(setting, space).remove()
         measured = profiler.run(
             empty, replace(plan, least_networks=LEAST_NETWORKS), call_s=runtime.call_s(), resume=start == "resume", report=report
         )
-    return Profiled(profile=measured, predictor=learn(workspace, folder.load(setting)))
+    return Profiled(profile=measured, predictor=learn(workspace, folder.load(setting, space)))
 
 
 @contextmanager
@@ -98,15 +100,17 @@ def _alone(store: ProfileStore) -> Iterator[None]:
         lock.release()
 
 
-def fit_profile(workspace: Workspace, setting: Setting) -> Profiled:
-    """Learns a setting again from its stored profile.
+def fit_profile(workspace: Workspace, setting: Setting, space: str | None = None) -> list[Profiled]:
+    """Learns a setting again from its stored profiles: that of a space, or all of them.
 
     Raises:
         NotFoundError: it was not profiled.
     """
     stores = [ProfileStore(tree / setting.device) for tree in workspace.look_up("profiles")]
-    stored = next((store for store in stores if store.has(setting)), stores[0]).load(setting)
-    return Profiled(profile=stored, predictor=learn(workspace, stored))
+    found = next((store for store in stores if (space in store.spaces(setting) if space else store.spaces(setting))), stores[0])
+    names = [space] if space else found.spaces(setting)
+    stored = [found.load(setting, name) for name in names] or [found.load(setting)]  # which says that there is none
+    return [Profiled(profile=one, predictor=learn(workspace, one)) for one in stored]
 
 
 def learn(workspace: Workspace, measured: Profile) -> Predictor:
@@ -114,11 +118,20 @@ def learn(workspace: Workspace, measured: Profile) -> Predictor:
     predictor = Predictor(
         setting=measured.setting,
         block=measured.block,
-        model=fit(measured.networks, roofline_of(measured)),
+        model=fit(measured.networks, roofline_of(measured), families(measured)),
         space=measured.space,
         fingerprint=measured.fingerprint,
         profile_digest=measured.digest,
         environment=measured.environment,
     )
     store.save(predictor, workspace.predictors)
-    return store.load(workspace, measured.setting)
+    return store.load(workspace, measured.setting, measured.space)
+
+
+def families(measured: Profile) -> list[str]:
+    """The family of each network of a profile; of one family where the space is no longer there to tell."""
+    try:
+        space = spaces.load(measured.space)
+    except UsageError:
+        return [measured.space] * len(measured.networks)
+    return [space.family(network.genotype) for network in measured.networks]

@@ -93,7 +93,8 @@ def _predictor(workspace: Workspace, run: Run) -> Predictor | None:
     """The predictor of the run, unless another one has taken its place since."""
     options = run.options
     try:
-        found = store.load(workspace, setting_of(options.device, threads=options.threads, batch=options.batch))
+        setting = setting_of(options.device, threads=options.threads, batch=options.batch)
+        found = store.load(workspace, setting, options.space)
     except HwnasError:
         return None
     return found if found.digest == run.record["predictor"] else None
@@ -102,7 +103,7 @@ def _predictor(workspace: Workspace, run: Run) -> Predictor | None:
 def _profile(workspace: Workspace, predictor: Predictor) -> Profile | None:
     for tree in workspace.look_up("profiles"):
         try:
-            found = ProfileStore(tree / predictor.setting.device).load(predictor.setting)
+            found = ProfileStore(tree / predictor.setting.device).load(predictor.setting, predictor.space)
         except NotFoundError:
             continue
         if found.digest == predictor.profile_digest:

@@ -162,7 +162,7 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
 
 
 def _predictor(workspace: Workspace, options: SearchOptions) -> Predictor:
-    return load_predictor(workspace, options.device, threads=options.threads, batch=options.batch)
+    return load_predictor(workspace, options.device, threads=options.threads, batch=options.batch, space=options.space)
 
 
 def energy_reason(device: str) -> str:

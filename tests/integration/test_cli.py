@@ -222,7 +222,7 @@ def test_resuming_with_other_options(home: Path) -> None:
 def test_resuming_a_profile_with_other_options(tmp_path: Path) -> None:
     """What was measured under other conditions is not mixed in: the difference is named."""
     header = {"space": TINY, "seed": 0, "fingerprint": "of another machine", "setting": SETTING.key}
-    journal = ProfileStore(tmp_path / "profiles" / "cpu").journal(SETTING)
+    journal = ProfileStore(tmp_path / "profiles" / "cpu").journal(SETTING, TINY)
     journal.start(header)
     refused(invoke("profile", "--space", TINY, "--resume", "--home", tmp_path), 2, "fingerprint 'of another machine'", "--restart")
     refused(invoke("profile", "--space", TINY, "--seed", "3", "--resume", "--home", tmp_path), 2, "seed '0'", "'3'", "--restart")
@@ -282,7 +282,7 @@ def test_a_disk_that_is_full_while_profiling(tmp_path: Path) -> None:
     """Profiling ends with one line; what was measured before stays, and is there to go on with."""
     command = ("profile", "--space", TINY, *QUICK, "--home", tmp_path)
     refused(finish(start(*command, largest_file=80_000)), 1, str(tmp_path / "profiles" / "cpu"), "--resume")
-    journal = ProfileStore(tmp_path / "profiles" / "cpu").journal(SETTING)
+    journal = ProfileStore(tmp_path / "profiles" / "cpu").journal(SETTING, TINY)
     assert journal.path.stat().st_size <= 80_000
     refused(invoke(*command), 2, "an unfinished profile of 'cpu'", "--resume")
     _, found = journal.read()

@@ -47,7 +47,7 @@ def assert_interrupted(done: Done) -> None:
 
 def journal(home: Path) -> Path:
     """The file of an unfinished profile."""
-    return ProfileStore(home / "profiles" / "cpu").journal(SETTING).path
+    return ProfileStore(home / "profiles" / "cpu").journal(SETTING, TINY).path
 
 
 def visits(home: Path) -> list[tuple[int, int, list[float]]]:

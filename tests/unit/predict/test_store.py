@@ -20,7 +20,7 @@ from hwnas.errors import DiskError, FormatError, NotFoundError
 from hwnas.ir import Graph
 from hwnas.predict import Predictor
 from hwnas.predict.features import SCHEMA
-from hwnas.predict.store import FORMAT, available, folder_of, load, save
+from hwnas.predict.store import DOUBT, FORMAT, available, folder_of, load, save
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_the_card_is_for_people(stored: Path, predictor: Predictor) -> None:
     assert (card["format"], card["schema"], card["unit"], card["target"]) == (FORMAT, SCHEMA, "s", "latency")
     assert card["held_out"]["networks"] == 100
     assert card["setting"]["device"] == "cpu"
-    assert {f"{kind}.ubj" for kind in card["kinds"]} == {path.name for path in stored.glob("*.ubj")}
-    assert stored == folder_of(stored.parents[2], SETTING)
+    assert {f"{kind}{part}.ubj" for kind in card["kinds"] for part in ("", DOUBT)} == {path.name for path in stored.glob("*.ubj")}
+    assert stored == folder_of(stored.parents[3], SETTING, "mobilenet-small")
 
 
 def test_models_are_read_when_they_are_asked(workspace: Workspace, stored: Path) -> None:

@@ -259,13 +259,13 @@ def test_a_resumed_profile_measures_the_same_networks(store: ProfileStore, unint
     plan = Plan(max_time_s=1e6, max_networks=8, wave=3, visits=3)
     with pytest.raises(KilledError):
         run(store, plan, clock=DyingClock(looks))
-    assert store.journal(SETTING).exists()
-    assert not store.has(SETTING)
+    assert store.journal(SETTING, SPACE.name).exists()
+    assert not store.spaces(SETTING)
     found = run(store, plan, resume=True)
     assert [network.genotype for network in found.networks] == uninterrupted
     assert all(len(set(network.pooled.rounds.tolist())) == 3 for network in found.networks)
     assert found.ended_by == "count"
-    assert not store.journal(SETTING).exists()
+    assert not store.journal(SETTING, SPACE.name).exists()
 
 
 def test_a_kill_in_the_middle_of_a_round(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +283,7 @@ def test_a_kill_in_the_middle_of_a_round(store: ProfileStore, monkeypatch: pytes
         patch.setattr(Journal, "visit", visit)
         with pytest.raises(KilledError):
             run(store, plan)
-    assert [len(visits) for visits in store.journal(SETTING).read()[1].visits.values()] == [2, 1, 1]
+    assert [len(visits) for visits in store.journal(SETTING, SPACE.name).read()[1].visits.values()] == [2, 1, 1]
     assert [len(set(network.pooled.rounds.tolist())) for network in run(store, plan, resume=True).networks] == [3, 3, 3]
 
 
@@ -316,7 +316,7 @@ def test_time_counts_over_all_sessions(store: ProfileStore) -> None:
     plan = Plan(max_time_s=20, max_networks=10_000, wave=5, visits=3)
     with pytest.raises(KilledError):
         run(store, plan, clock=DyingClock(100, step_s=0.1))
-    _, measured = store.journal(SETTING).read()
+    _, measured = store.journal(SETTING, SPACE.name).read()
     assert 9 < measured.spent_s < 10.1
     clock = Clock(step_s=0.1)
     profile = run(store, plan, clock=clock, resume=True)
@@ -330,12 +330,12 @@ def test_an_unfinished_profile_is_not_overwritten(store: ProfileStore) -> None:
     plan = Plan(max_time_s=1e6, max_networks=4, wave=2, visits=2)
     with pytest.raises(KilledError):
         run(store, plan, clock=DyingClock(16))
-    before = store.journal(SETTING).path.read_bytes()
+    before = store.journal(SETTING, SPACE.name).path.read_bytes()
     with pytest.raises(
         UsageError, match=r"an unfinished profile of 'cpu' with 2 networks is in '.*'; go on with --resume, or drop it with --restart"
     ):
         run(store, plan)
-    assert store.journal(SETTING).path.read_bytes() == before
+    assert store.journal(SETTING, SPACE.name).path.read_bytes() == before
 
 
 def test_another_plan_cannot_resume(store: ProfileStore) -> None:

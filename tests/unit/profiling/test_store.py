@@ -15,13 +15,14 @@ from paper_device import BLOCK, SETTING, kernel_s, latency_s
 from hwnas import spaces
 from hwnas.errors import DiskError, FormatError, NotFoundError
 from hwnas.profiling import CurvePoint, NetworkRecord, Profile, ProfileStore
-from hwnas.profiling.store import FORMAT, TABLES, Journal, Measuring
+from hwnas.profiling.store import FORMAT, TABLES, Journal, Measuring, key_of
 from hwnas.profiling.waves import Visit
 from hwnas.runtimes.base import KernelTime
 from hwnas.runtimes.ort_fusion import fuse
 from hwnas.testing import FakeDevice
 
 ROUNDS = 4
+KEY = key_of(SETTING, "mobilenet-small")
 HEADER = {"space": "mobilenet-small", "seed": 0, "fingerprint": "f" * 12, "setting": SETTING.key}
 
 
@@ -115,9 +116,9 @@ def test_settings_live_side_by_side(store: ProfileStore) -> None:
     store.save(finished(3))
     store.save(replace(finished(2), setting=other))
     assert (len(store.load(SETTING).networks), len(store.load(other).networks)) == (3, 2)
-    assert store.has(SETTING)
-    assert store.has(other)
-    assert not store.has(replace(SETTING, batch=8))
+    assert store.spaces(SETTING)
+    assert store.spaces(other)
+    assert not store.spaces(replace(SETTING, batch=8))
 
 
 def test_the_toml_is_for_people(store: ProfileStore) -> None:
@@ -126,13 +127,13 @@ def test_the_toml_is_for_people(store: ProfileStore) -> None:
     text = tomllib.loads((store.folder / "profile.toml").read_text())
     assert text["format"] == FORMAT
     assert text["device"]["fingerprint"] == FakeDevice().spec.fingerprint
-    entry = text["settings"][SETTING.key]
+    entry = text["settings"][KEY]
     assert (entry["networks"], entry["ended_by"], entry["curve"][1]["mape"]) == (3, "target", 0.05)
 
 
 def test_nothing_was_measured(store: ProfileStore) -> None:
     """Without a profile the message says how to measure one."""
-    assert not store.has(SETTING)
+    assert not store.spaces(SETTING)
     with pytest.raises(NotFoundError, match=r"no profile of 'cpu' in '.*'; run 'hwnas profile --device cpu'"):
         store.load(SETTING)
 
@@ -142,7 +143,7 @@ def test_another_setting_was_measured(store: ProfileStore) -> None:
     store.save(finished())
     with pytest.raises(NotFoundError) as caught:
         store.load(replace(SETTING, threads=4, batch=2))
-    assert f"was not profiled with onnxruntime-cpu-t4-b2-fp32, only with {SETTING.key}" in str(caught.value)
+    assert f"was not profiled with onnxruntime-cpu-t4-b2-fp32, only with {KEY}" in str(caught.value)
     assert "--threads 4 --batch 2" in str(caught.value)
 
 
@@ -190,7 +191,7 @@ def test_a_toml_cut_anywhere(store: ProfileStore) -> None:
 def test_damaged_tables(store: ProfileStore, table: str, damage: str) -> None:
     """A table that is missing, truncated or of another profile is refused: figures that do not belong together are worth nothing."""
     store.save(finished())
-    path = store.folder / f"{table}-{SETTING.key}.parquet"
+    path = store.folder / f"{table}-{KEY}.parquet"
     if damage == "missing":
         path.unlink()
     elif damage == "cut":
@@ -212,12 +213,12 @@ def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"cannot write to '.*cpu' \(Not a directory\); what was measured stays in the journal"):
         store.save(finished())
     with pytest.raises(DiskError, match=r"\(Not a directory\); make room or give another place with --home"):
-        store.journal(SETTING).start(HEADER)
+        store.journal(SETTING, "mobilenet-small").start(HEADER)
 
 
 def test_a_full_disk_keeps_the_journal(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the tables cannot be written, the journal stays, and saving can be tried again."""
-    journal = store.journal(SETTING)
+    journal = store.journal(SETTING, "mobilenet-small")
     journal.start(HEADER)
     found = measuring(3, journal)
 
