@@ -361,7 +361,7 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequenc
     held_sums = data.call_s + data.table.total(crossed.seconds)
     predicted = np.empty(len(networks))
     doubt = np.empty(len(data.seconds))
-    error = np.minimum(np.abs(np.log(np.maximum(data.seconds, LEAST_TIME_S) / crossed.seconds)), MOST_DOUBT)
+    error = _log_error(data.seconds, crossed.seconds)
     for k in np.unique(apart):
         train, test = np.flatnonzero(apart != k), np.flatnonzero(apart == k)
         correction = Correction.fit(data.table.context[train], sums[train], data.latency[train])
@@ -411,6 +411,11 @@ def _cross_fit(data: Training, folds: NDArray[np.int64], roofline: Roofline, typ
     return Kernels(seconds, covered, np.zeros(len(seconds)))
 
 
+def _log_error(seconds: Matrix, predicted: Matrix) -> Matrix:
+    error: Matrix = np.minimum(np.abs(np.log(np.maximum(seconds, LEAST_TIME_S) / predicted)), MOST_DOUBT)
+    return error
+
+
 def _fit_doubt(table: Table, error: Matrix) -> dict[str, Any]:
     """A booster per kind that predicts the absolute log error of a kernel."""
     xgboost = require("xgboost")
@@ -433,19 +438,34 @@ def _doubt(boosters: Mapping[str, Any], table: Table) -> Matrix:
     return doubt
 
 
-def judge(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord], roofline: Roofline) -> HeldOut:
+def judge(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord], roofline: Roofline) -> tuple[HeldOut, LatencyModel]:
     """A quick look at how good a predictor some networks make, while profiling goes on.
 
-    The kernels are learned from the first two thirds of them, the correction from the rest: one fit instead of six, and a
-    little pessimistic.
+    The kernels are learned from the first two thirds of them, the correction and the doubt from the rest: one fit instead of many, and
+    a little pessimistic.
+
+    Returns:
+        How good it is on the second networks, and the predictor.
     """
     data, unseen = Training.of(train), Training.of(test)
     cut = max(1, len(train) * 2 // 3)
     first, second = data.take(np.arange(cut)), data.take(np.arange(cut, len(train)))
     models = fit_kinds(first.table, first.seconds, roofline, QUICK)
-
-    def sums(table: Table) -> Matrix:
-        return data.call_s + table.total(first_stage(models, roofline, 1.0, table).seconds)
-
-    correction = Correction.fit(second.table.context, sums(second.table), second.latency)
-    return HeldOut.of(correction.apply(unseen.table.context, sums(unseen.table)), unseen.latency)
+    typical = float(np.median(first.seconds / roofline.time_s(first.table.flops, first.table.bytes)))
+    found = first_stage(models, roofline, typical, second.table)
+    sums = data.call_s + second.table.total(found.seconds)
+    doubters = _fit_doubt(second.table, _log_error(second.seconds, found.seconds))
+    kinds = {kind: replace(model, doubt=doubters.get(kind)) for kind, model in models.items()}
+    model = LatencyModel(
+        kinds=kinds,
+        roofline=roofline,
+        correction=Correction.fit(second.table.context, sums, second.latency),
+        call_s=data.call_s,
+        half_width=1.0,
+        median_width=0.0,
+        usual_doubt=1.0,
+        typical=typical,
+        held_out=HeldOut.of(np.ones(1), np.ones(1)),
+    )
+    held_out = HeldOut.of(model.bounds(unseen.table).value, unseen.latency)
+    return held_out, replace(model, held_out=held_out)

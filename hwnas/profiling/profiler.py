@@ -15,14 +15,31 @@ from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
 from hwnas.profiling.store import Journal, Measuring, ProfileStore
 from hwnas.profiling.waves import Stage, Visit
 from hwnas.runtimes.base import Runtime
-from hwnas.spaces import SearchSpace
+from hwnas.spaces import Genotype, SearchSpace
 
-Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], tuple[float, float]]
-"""Fits on the first networks and judges on the second: (MAPE, share within 10 %)."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How good a predictor the networks so far make.
+
+    Attributes:
+        mape: mean absolute relative error on networks that it did not see.
+        within_10: share of them within 10 %.
+        worth: how uncertain that predictor is about other networks, in any unit: those are worth measuring.
+    """
+
+    mape: float
+    within_10: float
+    worth: Callable[[Sequence[Graph]], Sequence[float]]
+
+
+Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], Look]
+"""Learns from the first networks and judges on the second."""
 
 CANARIES = 4
 CANARY_SEED = 2**31  # no plan has it: seeds of plans are small
 RESERVE = 0.015  # of the time, for what comes after the last round
+TOURNAMENT = 6  # candidates of which the most uncertain is measured, for every other network
 WORTHWHILE = 4  # networks that must fit into the time left for another wave
 WAVE_BYTES = 4 * 2**30  # of weights and activations that a wave may hold in memory
 
@@ -114,6 +131,7 @@ class Profiler:
         journal = self._store.journal(empty.setting, empty.space)
         before_s, start = found.spent_s, self._clock()
         curve = found.curve
+        look = self._judged_again(found)
 
         def spent_s() -> float:
             return before_s + self._clock() - start
@@ -127,7 +145,7 @@ class Profiler:
             for number in range(done, min(done + self._affordable(plan, done, spent_s()), plan.max_networks)):
                 if stages and (budget <= 0 or spent_s() >= half_way_s):
                     break
-                genotype = self.genotype(number, empty.seed)
+                genotype = found.genotypes.get(number) or self._next(number, empty, look)
                 graph = self._space.graph(genotype, batch=empty.setting.batch)
                 budget -= memory_bytes(graph)
                 stages[number] = self._stage(graph, empty)
@@ -144,7 +162,7 @@ class Profiler:
                     break  # another round would not fit
             done += len(stages)
             if done - found.judged >= max(plan.wave, found.judged // 2) and spent_s() < plan.deadline_s:
-                self._look(found, journal, done, spent_s)
+                look = self._look(found, journal, done, spent_s) or look
             report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
         networks = found.records()
         if len(networks) < plan.least_networks:
@@ -158,15 +176,31 @@ class Profiler:
         self._store.save(profile)
         return profile
 
-    def _look(self, found: Measuring, journal: Journal, done: int, spent_s: Callable[[], float]) -> None:
-        """How good a predictor the networks of the last look make for those measured since."""
-        point, networks = None, found.records()
+    def _look(self, found: Measuring, journal: Journal, done: int, spent_s: Callable[[], float]) -> Look | None:
+        """How good a predictor the networks of the last look make for those measured since, as far as these were drawn by chance."""
+        look, point, networks = None, None, found.records()
         if found.judged:
-            mape, within = self._judge(networks[: found.judged], networks[found.judged : done])
-            point = CurvePoint(networks=found.judged, seconds=spent_s(), mape=mape, within_10=within)
+            look = self._judge(networks[: found.judged], _drawn(networks[found.judged : done]))
+            point = CurvePoint(networks=found.judged, seconds=spent_s(), mape=look.mape, within_10=look.within_10)
             found.curve.append(point)
         found.judged = done
         journal.look(point, done, spent_s())
+        return look
+
+    def _judged_again(self, found: Measuring) -> Look | None:
+        """The last look of a profile that goes on, which chose the networks that came after."""
+        if not found.curve:
+            return None
+        before, networks = found.curve[-1].networks, found.records()
+        return self._judge(networks[:before], _drawn(networks[before : found.judged]))
+
+    def _next(self, number: int, empty: Profile, look: Look | None) -> Genotype:
+        """The plan's network of this number; every other one is the most uncertain of several, as soon as that can be told."""
+        if look is None or _by_chance(number):
+            return self.genotype(number, empty.seed)
+        candidates = [self.genotype(number, empty.seed, draw) for draw in range(TOURNAMENT)]
+        worth = look.worth([self._space.graph(genotype, batch=empty.setting.batch) for genotype in candidates])
+        return candidates[int(np.argmax(worth))]
 
     @staticmethod
     def _affordable(plan: Plan, done: int, spent_s: float) -> int:
@@ -230,9 +264,19 @@ class Profiler:
             return "plateau"
         return None
 
-    def genotype(self, index: int, seed: int) -> tuple[int, ...]:
-        """The plan's network number `index`: its own random stream, so that a resumed plan goes on as it would have."""
-        return self._space.canonical(self._space.sample(np.random.default_rng([seed, index])))
+    def genotype(self, index: int, seed: int, draw: int = 0) -> Genotype:
+        """A candidate for the plan's network number `index`: its own random stream, so that a resumed plan goes on as it would have."""
+        stream = [seed, index, draw] if draw else [seed, index]
+        return self._space.canonical(self._space.sample(np.random.default_rng(stream)))
+
+
+def _drawn(networks: Sequence[NetworkRecord]) -> Sequence[NetworkRecord]:
+    return [row for row in networks if _by_chance(row.id)] or networks
+
+
+def _by_chance(number: int) -> bool:
+    """Whether the plan's network of this number is drawn, not chosen: only those say how good a predictor is in general."""
+    return number % 2 == 0
 
 
 def canaries(space: SearchSpace, *, batch: int = 1) -> list[Graph]:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from hwnas import spaces
 from hwnas.assets import Workspace, disk_errors
 from hwnas.errors import UsageError
+from hwnas.ir import Graph
 from hwnas.predict import Predictor, store
-from hwnas.predict.model import LEAST_NETWORKS, fit, judge
-from hwnas.profiling import NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
+from hwnas.predict.model import LEAST_NETWORKS, LatencyModel, fit, judge
+from hwnas.profiling import Look, NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
 from hwnas.search.lock import Lock
 from hwnas.workflows.context import device_and_runtime, roofline_of, versions
 
@@ -74,9 +75,13 @@ def profile(
         networks=(),
     )
 
-    def look(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord]) -> tuple[float, float]:
-        figures = judge(train, test, roofline_of(empty))
-        return figures.mape, figures.within_10
+    def look(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord]) -> Look:
+        figures, quick = judge(train, test, roofline_of(empty))
+
+        def worth(graphs: Sequence[Graph]) -> Sequence[float]:
+            return [estimate.high / estimate.low for estimate in _predictor(empty, quick).estimate(graphs)]
+
+        return Look(mape=figures.mape, within_10=figures.within_10, worth=worth)
 
     profiler = Profiler(runtime, chosen, folder, look)
     with _alone(folder):
@@ -115,17 +120,22 @@ def fit_profile(workspace: Workspace, setting: Setting, space: str | None = None
 
 def learn(workspace: Workspace, measured: Profile) -> Predictor:
     """Fits a predictor to a profile and stores it in the workspace."""
-    predictor = Predictor(
+    predictor = _predictor(measured, fit(measured.networks, roofline_of(measured), families(measured)))
+    store.save(predictor, workspace.predictors)
+    return store.load(workspace, measured.setting, measured.space)
+
+
+def _predictor(measured: Profile, model: LatencyModel) -> Predictor:
+    """A model together with what it was learned from."""
+    return Predictor(
         setting=measured.setting,
         block=measured.block,
-        model=fit(measured.networks, roofline_of(measured), families(measured)),
+        model=model,
         space=measured.space,
         fingerprint=measured.fingerprint,
         profile_digest=measured.digest,
         environment=measured.environment,
     )
-    store.save(predictor, workspace.predictors)
-    return store.load(workspace, measured.setting, measured.space)
 
 
 def families(measured: Profile) -> list[str]:

@@ -88,7 +88,7 @@ def test_the_fewest_networks_give_an_interval(networks: list[NetworkRecord]) -> 
 
 def test_a_quick_look_agrees(networks: list[NetworkRecord]) -> None:
     """The judge that watches over profiling gives about the error that new networks will have, rather more than less."""
-    found = judge(networks[:60], networks[60:], ROOFLINE)
+    found, _ = judge(networks[:60], networks[60:], ROOFLINE)
     truth = np.abs(
         fit(networks[:60], ROOFLINE).bounds(Training.of(networks[60:]).table).value / Training.of(networks[60:]).latency - 1
     ).mean()
