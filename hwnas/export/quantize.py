@@ -5,21 +5,19 @@ What was tried, and the figures behind each choice below, stand in docs/adr/0002
 
 from __future__ import annotations
 
-import logging
-import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import chain
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from hwnas import __version__
-from hwnas.errors import GraphError, UsageError, require
-from hwnas.ir import Graph
+import numpy as np
+
+from hwnas.errors import UsageError
+from hwnas.ir import Graph, Node
 from hwnas.ir.fold import fold
 from hwnas.ir.node import Array
-from hwnas.ir.onnx import from_model, to_model
+from hwnas.ir.onnx import from_model
+from hwnas.runtimes.ort import OrtRuntime
+from hwnas.runtimes.ort_int8 import Range, scheme
+from hwnas.runtimes.ort_int8_write import write
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +30,7 @@ def int8(model: Graph | onnx.ModelProto, calibration: Iterable[Feed], *, ends_in
 
     Activations are uint8 per tensor, between the smallest and the largest value that calibration saw. Weights are int8 per output
     channel, held to 7 bits: processors without VNNI add two products in 16 saturating bits, and full weights overflow there.
+    What is quantised, and how, is what a profile in int8 measures: `hwnas.runtimes.ort_int8`.
 
     Args:
         model: in fp32; batch normalisation is folded first.
@@ -41,84 +40,58 @@ def int8(model: Graph | onnx.ModelProto, calibration: Iterable[Feed], *, ends_in
 
     Raises:
         UsageError: when calibration is empty or does not fit the network's inputs.
-        GraphError: when ONNX Runtime's quantiser refuses the network; gives its reason in one line.
+        GraphError: when the network gives values that are not finite; names the first of them.
     """
-    require("onnxruntime")
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-
     graph = fold(model if isinstance(model, Graph) else from_model(model))
-    plain = to_model(graph)
-    add_pre_process_metadata(plain)  # folded and shape-inferred above, which is what its own pre-processing would do
-    feeds = iter(calibration)
-    first = next(feeds, None)
-    if first is None:
+    plan = scheme(graph, leave=_ends(graph) if ends_in_fp32 else frozenset())
+    seen = {value for value in plan.ranged.values() if value not in graph.weights}
+    return write(plan, ranges(graph, sorted(seen), calibration), np.random.default_rng(0))
+
+
+def ranges(graph: Graph, values: Iterable[str], calibration: Iterable[Feed]) -> dict[str, Range]:
+    """The smallest and the largest that values of a network take on some inputs.
+
+    Raises:
+        UsageError: when there are no inputs, or they do not fit the network's.
+    """
+    values = list(values)
+    nodes = [
+        Node(name=f"{value}.{op}", op=op, inputs=(value,), outputs=(f"{value}.{op}",), attrs=(("keepdims", 0),))
+        for value in values
+        for op in ("ReduceMin", "ReduceMax")
+    ]
+    outputs = [node.outputs[0] for node in nodes]
+    watched = Graph.make(
+        name=graph.name,
+        inputs=graph.inputs,
+        outputs=outputs or graph.outputs,
+        nodes=(*graph.nodes, *nodes),
+        weights=graph.weights,
+    )
+    session = OrtRuntime().build(watched)
+    low, high = np.full(len(values), np.inf), np.full(len(values), -np.inf)
+    any_feed = False
+    for feed in calibration:
+        any_feed = True
+        _check(graph, feed)
+        found = np.array(session.run(feed)).reshape(-1, 2) if values else np.empty((0, 2))
+        low, high = np.minimum(low, found[:, 0]), np.maximum(high, found[:, 1])
+    if not any_feed:
         raise UsageError("int8 needs calibration data, got none; give inputs from the training split")
-    reader = _Reader(graph, chain([first], feeds))
-    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, _quiet():
-        path = Path(folder, "int8.onnx")
-        try:
-            quantize_static(
-                plain,
-                path,
-                reader,
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                reduce_range=True,
-                calibrate_method=CalibrationMethod.MinMax,
-                nodes_to_exclude=_ends(graph) if ends_in_fp32 else [],
-            )
-        except (UsageError, OSError):
-            raise
-        except Exception as error:
-            raise GraphError(f"graph '{graph.name}' cannot be quantised: {' '.join(str(error).split())}") from error
-        quantised = onnx.load(path)
-    quantised.producer_name, quantised.producer_version = "hwnas", __version__
-    del quantised.metadata_props[:]
-    return quantised
+    return {value: (float(least), float(most)) for value, least, most in zip(values, low, high, strict=True)}
 
 
-def _ends(graph: Graph) -> list[str]:
+def _ends(graph: Graph) -> frozenset[str]:
     outside = {*graph.inputs, *graph.outputs}
-    return [node.name for node in graph.nodes if outside & {*node.inputs, *node.outputs}]
+    return frozenset(node.name for node in graph.nodes if outside & {*node.inputs, *node.outputs})
 
 
-class _Reader:
-    """Hands calibration inputs to the quantiser one by one, each checked against the network."""
-
-    def __init__(self, graph: Graph, feeds: Iterable[Feed]) -> None:
-        self._graph = graph
-        self._feeds = iter(feeds)
-
-    def get_next(self) -> dict[str, Array] | None:
-        """The next inputs, or None at the end."""
-        feed = next(self._feeds, None)
-        if feed is None:
-            return None
-        expected = {name: (spec.shape, spec.dtype) for name, spec in self._graph.inputs.items()}
-        given = {name: (value.shape, str(value.dtype)) for name, value in feed.items()}
-        if given != expected:
-            raise UsageError(f"calibration does not fit graph '{self._graph.name}': it reads {_listed(expected)}, got {_listed(given)}")
-        return dict(feed)
+def _check(graph: Graph, feed: Feed) -> None:
+    expected = {name: (spec.shape, spec.dtype) for name, spec in graph.inputs.items()}
+    given = {name: (value.shape, str(value.dtype)) for name, value in feed.items()}
+    if given != expected:
+        raise UsageError(f"calibration does not fit graph '{graph.name}': it reads {_listed(expected)}, got {_listed(given)}")
 
 
 def _listed(inputs: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
     return ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in inputs.items()) or "nothing"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the quantiser from logging through the root logger, which would also configure it for the whole process."""
-    handler, disabled = logging.NullHandler(), logging.root.manager.disable
-    logging.root.addHandler(handler)
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        logging.root.removeHandler(handler)
