@@ -113,13 +113,6 @@ class SearchSpace(ABC):
     def graph(self, genotype: Genotype, *, batch: int = 1) -> Graph:
         """The network, its weights not drawn yet: one input of shape [batch, C, H, W], one output of shape [batch, num_classes]."""
 
-    def family(self, genotype: Genotype) -> str:
-        """The kind of network that a genotype stands for, of which networks resemble each other more than others: here, all are of one.
-
-        Intervals of a predictor are calibrated across families.
-        """
-        return self.name
-
     def reference(self) -> Genotype:
         """The network that relative limits such as `latency<=60%` refer to: here, every gene at its middle choice."""
         return self.canonical(tuple(len(gene.choices) // 2 for gene in self.genes))

@@ -18,6 +18,7 @@ from hwnas.spaces.base import SearchSpace
 T = TypeVar("T")
 GROUP = "hwnas.spaces"
 _SHIPPED = {
+    "generic": "hwnas.spaces.generic:GenericSpace",
     "mobilenet": "hwnas.spaces.mobilenet:MobileNetSpace",
     "mobilenet-small": "hwnas.spaces.mobilenet:small",
     "resnet": "hwnas.spaces.resnet:ResNetSpace",
