@@ -39,7 +39,7 @@ def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], block: int) 
     Raises:
         GraphError: a node of the optimised model cannot be traced back to the graph.
     """
-    nodes = _named(optimized, ran)
+    nodes = named(optimized, ran)
     reading = _Reading(graph, f"nchwc{block}")
     for name, node in nodes.items():
         reading.read(name, node)
@@ -52,7 +52,7 @@ def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], block: int) 
     return reading.calls
 
 
-def _named(optimized: Any, ran: Mapping[str, str]) -> dict[str, Any]:
+def named(optimized: Any, ran: Mapping[str, str]) -> dict[str, Any]:
     """The nodes of an optimised model by the profiler's names: it calls one that has no name by operator and number."""
     names = {node.name for node in optimized.graph.node}
     numbered = {name: op for name, op in ran.items() if name not in names}
