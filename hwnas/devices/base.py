@@ -22,6 +22,12 @@ class DeviceSpec:
         caches_bytes: size of each cache level, `l1d`, `l2`, `l3`.
         memory_bytes: main or device memory.
         features: instruction sets that change how kernels run, such as `avx2`.
+        base_clock_hz: clock that the maker guarantees within the power limit.
+        memory_bytes_per_s: peak rate of the device memory.
+        power_limit_w: of the whole board.
+        compute_capability: of an NVIDIA part, such as `8.0`: its generation, which decides which kernels a library has for it.
+        lanes: float32 lanes of a streaming multiprocessor.
+        process_nm: class of the semiconductor process.
     """
 
     name: str
@@ -33,6 +39,12 @@ class DeviceSpec:
     caches_bytes: Mapping[str, int]
     memory_bytes: int
     features: tuple[str, ...] = ()
+    base_clock_hz: float | None = None
+    memory_bytes_per_s: float | None = None
+    power_limit_w: float | None = None
+    compute_capability: str | None = None
+    lanes: int | None = None
+    process_nm: float | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -57,6 +57,8 @@ class Described:
         bytes: that it reads and writes, weights included.
         weight_bytes: of its weights alone.
         activation_bytes: of its inputs and outputs.
+        dims: the matrix products that it amounts to, `(how many, m, n, k)`: each of an [m, k] by a [k, n] matrix; of what is no product
+            its rows, `(1, rows, elements of a row, 0)`, a row being what a normalisation reduces, else the last axis.
     """
 
     kind: str
@@ -65,6 +67,7 @@ class Described:
     bytes: float
     weight_bytes: float
     activation_bytes: float
+    dims: tuple[float, float, float, float]
 
 
 def kind_of(kernel: Kernel) -> str:
@@ -118,8 +121,40 @@ def describe(kernel: Kernel) -> Described:
         flops / volume,
     )
     return Described(
-        kind=kind_of(kernel), values=values, flops=flops, bytes=volume, weight_bytes=weight_bytes, activation_bytes=activation_bytes
+        kind=kind_of(kernel),
+        values=values,
+        flops=flops,
+        bytes=volume,
+        weight_bytes=weight_bytes,
+        activation_bytes=activation_bytes,
+        dims=_dims(kernel, flops),
     )
+
+
+def _dims(kernel: Kernel, flops: float) -> tuple[float, float, float, float]:
+    """See `Described.dims`."""
+    data, out = kernel.inputs[0], kernel.outputs[0]
+    if kernel.op in ("Conv", "ConvTranspose"):
+        count = data.shape[0] * int(kernel.attr("group", 1))
+        n = prod((out if kernel.op == "Conv" else data).shape[2:])
+        m = (out.numel if kernel.op == "Conv" else flops / 2 / (data.numel / count / n)) / count / n
+        return float(count), float(m), float(n), flops / 2 / (count * m * n)
+    if kernel.op in ("Gemm", "MatMul"):
+        n, k = _last(out), flops / 2 / out.numel
+        operands = [spec for spec in (*kernel.inputs, *kernel.weights) if len(spec.shape) > 2]
+        count = prod(out.shape[:-2]) if len(operands) > 1 else 1
+        return float(count), out.numel / n / count, float(n), k
+    axis = kernel.attr("axis")
+    length = _last(data)
+    if kernel.op in ("Softmax", "LogSoftmax") and axis is not None:
+        length = data.shape[axis]
+    elif kernel.op == "LayerNormalization" and axis is not None:
+        length = prod(data.shape[axis:])
+    return 1.0, out.numel / length, float(length), 0.0
+
+
+def _last(spec: TensorSpec) -> int:
+    return spec.shape[-1] if spec.shape else 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,6 +168,7 @@ class Table:
         bytes: [rows].
         owner: index of the network that each row belongs to, [rows], ascending.
         context: of each network: bytes of all weights, bytes of the largest activation, number of kernels; [networks, 3].
+        dims: as `Described.dims`, [rows, 4].
     """
 
     kinds: NDArray[np.str_]
@@ -141,6 +177,7 @@ class Table:
     bytes: Matrix
     owner: NDArray[np.int64]
     context: Matrix
+    dims: Matrix
 
     @property
     def networks(self) -> int:
@@ -156,7 +193,15 @@ class Table:
         """The rows of some networks, given by ascending index."""
         rows = np.isin(self.owner, networks)
         renumbered = np.searchsorted(networks, self.owner[rows])
-        return Table(self.kinds[rows], self.values[rows], self.flops[rows], self.bytes[rows], renumbered, self.context[networks])
+        return Table(
+            kinds=self.kinds[rows],
+            values=self.values[rows],
+            flops=self.flops[rows],
+            bytes=self.bytes[rows],
+            owner=renumbered,
+            context=self.context[networks],
+            dims=self.dims[rows],
+        )
 
 
 def tabulate(networks: Sequence[Sequence[Kernel]]) -> Table:
@@ -176,6 +221,7 @@ def tabulate(networks: Sequence[Sequence[Kernel]]) -> Table:
         bytes=np.array([row.bytes for row in rows]),
         owner=owner,
         context=context,
+        dims=np.array([row.dims for row in rows]),
     )
 
 
