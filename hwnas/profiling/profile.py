@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import fsum
 from typing import Any
 
 import numpy as np
 
 from hwnas.ir import KernelCall
-from hwnas.profiling.waves import Floats, Pooled
+from hwnas.profiling.waves import Floats, Pooled, Slowdowns, by_round
 from hwnas.runtimes.samples import Samples
 
 
@@ -112,7 +113,7 @@ class CurvePoint:
     within_10: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """The measurements of one setting on one device.
 
@@ -144,6 +145,11 @@ class Profile:
     ended_by: str = "unfinished"
     spent_s: float = 0.0
     digest: str = field(default="", compare=False)
+
+    @cached_property
+    def slowdowns(self) -> Slowdowns:
+        """How disturbed the rounds were, and what the canaries take undisturbed."""
+        return Slowdowns.of(self.canaries, [by_round(row.samples.seconds, row.pooled.rounds) for row in self.networks])
 
 
 LEAST_FOR_LINE = 10  # networks

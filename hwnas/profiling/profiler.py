@@ -13,7 +13,7 @@ from hwnas.ir import Graph
 from hwnas.ir.cost import flops, memory_bytes
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
 from hwnas.profiling.store import Journal, Measuring, ProfileStore
-from hwnas.profiling.waves import Stage, Visit
+from hwnas.profiling.waves import Floats, Stage, Visit, visit_together
 from hwnas.runtimes.base import Runtime
 from hwnas.spaces import Genotype, SearchSpace
 
@@ -36,7 +36,7 @@ class Look:
 Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], Look]
 """Learns from the first networks and judges on the second."""
 
-CANARIES = 4
+CANARIES = 6
 CANARY_SEED = 2**31  # no plan has it: seeds of plans are small
 RESERVE = 0.015  # of the time, for what comes after the last round
 TOURNAMENT = 6  # candidates of which the most uncertain is measured, for every other network
@@ -216,15 +216,17 @@ class Profiler:
         plan: Plan,
         spent_s: Callable[[], float],
     ) -> None:
-        """Visits the canaries, then every network that lacks visits."""
-        number = max(found.canaries, default=-1) + 1
-        found.canaries[number] = [stage.visit() for stage in watch]
+        """Visits the canaries and every network that lacks visits."""
+        number = 1 + max([*found.canaries, *(visit.round for visits in found.visits.values() for visit in visits)], default=-1)
+
+        def took(network: int, seconds: Floats) -> None:
+            visit = Visit(network=network, round=number, seconds=seconds)
+            found.visits.setdefault(network, []).append(visit)
+            journal.visit(visit, spent_s())
+
+        lacking = {network: stage for network, stage in stages.items() if len(found.visits.get(network, ())) < plan.visits}
+        found.canaries[number] = visit_together(watch, lacking, took)
         journal.canaries(number, found.canaries[number], spent_s())
-        for network, stage in stages.items():
-            visits = found.visits.setdefault(network, [])
-            if len(visits) < plan.visits:
-                visits.append(Visit(network=network, round=number, seconds=stage.visit()))
-                journal.visit(visits[-1], spent_s())
 
     def _stage(self, graph: Graph, empty: Profile) -> Stage:
         return Stage.build(self._runtime, graph, precision=empty.setting.precision, seed=0)
@@ -282,5 +284,5 @@ def _by_chance(number: int) -> bool:
 def canaries(space: SearchSpace, *, batch: int = 1) -> list[Graph]:
     """The canaries of a space, the same in every profile of it: small, middling and large by their FLOPs among random networks."""
     rng = np.random.default_rng(CANARY_SEED)
-    graphs = sorted((space.graph(space.sample(rng), batch=batch) for _ in range(8 * CANARIES)), key=flops)
-    return graphs[4::8]
+    graphs = sorted((space.graph(space.sample(rng), batch=batch) for _ in range(4 * CANARIES)), key=flops)
+    return graphs[2::4]

@@ -26,7 +26,7 @@ from hwnas.assets import disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line
 from hwnas.ir import Kernel, KernelCall
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, Setting, attribute, profiler_cost_s
-from hwnas.profiling.waves import Floats, Pooled, Slowdowns, Visit
+from hwnas.profiling.waves import Floats, Pooled, Rounds, Slowdowns, Visit, by_round
 from hwnas.runtimes.base import KernelTime
 
 FORMAT = 2
@@ -180,7 +180,7 @@ class ProfileStore:
                 device=text["device"],
                 environment=entry["environment"],
                 block=entry["block"],
-                networks=_networks(tables["networks"], tables["kernels"], Slowdowns.of(canaries)),
+                networks=_networks(tables["networks"], tables["kernels"], canaries),
                 canaries=canaries,
                 curve=tuple(CurvePoint(**point) for point in entry["curve"]),
                 ended_by=entry["ended_by"],
@@ -243,7 +243,7 @@ class Measuring:
 
     def records(self, least_visits: int = 1) -> list[NetworkRecord]:
         """The networks that were visited often enough, as far as is known by now."""
-        slow = Slowdowns.of(self.canaries)
+        slow = Slowdowns.of(self.canaries, [{visit.round: visit.seconds for visit in visits} for visits in self.visits.values()])
         return records_of(
             [
                 Raw(i, self.genotypes[i], Pooled.of(visits, slow), self.times[i], self.call_ns[i])
@@ -411,23 +411,16 @@ def _canaries(table: pa.Table) -> dict[int, list[Floats]]:
     return found
 
 
-def _networks(networks: pa.Table, kernels: pa.Table, slow: Slowdowns) -> tuple[NetworkRecord, ...]:
+def _networks(networks: pa.Table, kernels: pa.Table, canaries: Rounds) -> tuple[NetworkRecord, ...]:
     known: dict[str, Kernel] = {}
     times: dict[int, list[tuple[KernelCall, float]]] = {}
     for row in kernels.to_pylist():
         call = _call(row["kernel"], json.loads(row["nodes"]), row["output"], known)
         times.setdefault(row["network"], []).append((call, row["profiled_s"]))
-    return tuple(
-        records_of(
-            [
-                Raw(
-                    row["id"],
-                    tuple(row["genotype"]),
-                    Pooled.from_samples(np.array(row["seconds"]), np.array(row["rounds"]), slow),
-                    times[row["id"]],
-                    row["call_ns"],
-                )
-                for row in networks.to_pylist()
-            ]
-        )
-    )
+    rows = [(row, np.array(row["seconds"]), np.array(row["rounds"])) for row in networks.to_pylist()]
+    slow = Slowdowns.of(canaries, [by_round(seconds, rounds) for _, seconds, rounds in rows])
+    raw = [
+        Raw(row["id"], tuple(row["genotype"]), Pooled.from_samples(seconds, rounds, slow), times[row["id"]], row["call_ns"])
+        for row, seconds, rounds in rows
+    ]
+    return tuple(records_of(raw))

@@ -4,16 +4,18 @@ On a shared machine everything slows down by up to 10 % for seconds at a time (n
 network that is measured in one go gets whatever moment it meets. Two things help, each measured (docs/measuring.md):
 
 - **Waves.** Networks are measured in groups: each is visited briefly, round after round, so that every network sees many moments.
-- **Canaries.** A few fixed networks are visited in every round. How much slower than at their best they run tells how disturbed the
-  round was, and the samples of the round are divided by it. Raw samples and rounds are kept, so that this can be judged anew.
+- **Canaries.** A few fixed networks are visited in every round, spread over it. They tie the waves together: what a round did to all that
+  ran in it, canaries and networks alike, is separated from what each of them takes by a robust two-way fit, and taken off. Raw samples and
+  rounds are kept, so that this can be judged anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,9 @@ from hwnas.runtimes.samples import LOW_QUANTILE, Samples, StoppingRule
 VISIT_S = 0.03  # time of one visit
 FEWEST, MOST = 3, 40  # runs of one visit
 WARMUP = 1  # runs at the start of a visit, for the caches
-UNDISTURBED = 0.1  # quantile of a canary's rounds that counts as its best
+UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
+REWEIGHTINGS = 8
+HUBER = 2.0  # observations further off than so many robust deviations count less
 
 Floats = NDArray[np.float64]
 
@@ -65,44 +69,86 @@ class Stage:
         return self.session.kernel_times(self._feed, runs)
 
 
-def _log_p10(canaries: Mapping[int, Sequence[Floats]]) -> Floats:
-    return np.log([[np.quantile(seconds, LOW_QUANTILE) for seconds in row] for row in canaries.values()])
+Rounds = Mapping[int, Sequence[Floats]]
+"""By round, the durations of every canary in s."""
+
+
+class _Seen(NamedTuple):
+    """log p10 of whatever ran in a round: [observations] each; items are numbered, canaries first."""
+
+    item: NDArray[np.int64]
+    round: NDArray[np.int64]
+    log_s: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slowdowns:
-    """How disturbed each round was, by canaries of several sizes.
+    """How disturbed each round was.
 
     Attributes:
-        log_best: log of each canary's latency in s at its best, ascending.
-        log_ratio: by round, log of (p10 in the round / its best) of each canary, in the same order.
+        level: log of each canary's latency in s on the machine undisturbed.
+        log_factor: by round, log of how many times slower than undisturbed it was for all that ran in it.
     """
 
-    log_best: Floats
-    log_ratio: Mapping[int, Floats]
+    level: Floats
+    log_factor: Mapping[int, float]
 
     @classmethod
-    def of(cls, canaries: Mapping[int, Sequence[Floats]], reference: Mapping[int, Sequence[Floats]] | None = None) -> Slowdowns:
-        """From the durations of every canary in each round; a canary's best is a low quantile over all rounds.
+    def of(cls, canaries: Rounds, networks: Iterable[Mapping[int, Floats]] = (), reference: Slowdowns | None = None) -> Slowdowns:
+        """Separates what rounds did from what networks take: log p10 = level of the network + factor of the round, fitted robustly.
 
         Args:
             canaries: by round, the durations of every canary in s.
-            reference: rounds of the same canaries that say what undisturbed is, such as those of a profile; by default the same rounds.
+            networks: of every network, by round, its durations in s.
+            reference: says what undisturbed is for the same canaries, such as that of the profile which is to be checked; by default the
+                calmest quarter of the rounds does.
         """
+        rows = [(item, number, seconds) for number, row in canaries.items() for item, seconds in enumerate(row)]
+        watched = max((item for item, _, _ in rows), default=-1) + 1
+        rows += [(watched + i, number, seconds) for i, visits in enumerate(networks) for number, seconds in visits.items()]
         if not canaries:
-            return cls(log_best=np.zeros(1), log_ratio={})
-        table = _log_p10(canaries)
-        best = np.quantile(_log_p10(reference) if reference else table, UNDISTURBED, axis=0)
-        order = np.argsort(best)
-        return cls(log_best=best[order], log_ratio=dict(zip(canaries, (table - best)[:, order], strict=True)))
+            return cls(level=np.zeros(0), log_factor={})
+        numbers = sorted({number for _, number, _ in rows})
+        position = {number: i for i, number in enumerate(numbers)}
+        seen = _Seen(
+            np.array([item for item, _, _ in rows]),
+            np.array([position[number] for _, number, _ in rows]),
+            np.log([float(np.quantile(seconds, LOW_QUANTILE)) for _, _, seconds in rows]),
+        )
+        level, factor = _two_way(seen, reference.level if reference else np.zeros(0))
+        best = 0.0 if reference else float(np.quantile(factor, UNDISTURBED))
+        return cls(level=level[:watched] + best, log_factor=dict(zip(numbers, (factor - best).tolist(), strict=True)))
 
-    def factor(self, number: int, latency_s: float) -> float:
-        """How many times slower than undisturbed a network of about this latency ran in a round; 1 for a round without canaries.
+    def factor(self, number: int) -> float:
+        """How many times slower than undisturbed a round was; 1 for a round of which nothing is known."""
+        return float(np.exp(self.log_factor.get(number, 0.0)))
 
-        Large networks suffer more than small ones, so the canaries of the nearest sizes count.
-        """
-        ratios = self.log_ratio.get(number)
-        return 1.0 if ratios is None else float(np.exp(np.interp(np.log(latency_s), self.log_best, ratios)))
+
+def _two_way(seen: _Seen, known: Floats) -> tuple[Floats, Floats]:
+    """Levels of items and effects of rounds by iteratively reweighted least squares (Huber); the first levels may be known.
+
+    The levels are eliminated, so that what is solved has the size of the number of rounds.
+    """
+    items, rounds = int(seen.item.max()) + 1, int(seen.round.max()) + 1
+    fixed = np.arange(items) < len(known)
+    level, weight = np.concatenate([known, np.zeros(items - len(known))]), np.ones(len(seen.log_s))
+    for _ in range(REWEIGHTINGS):
+        shared = np.zeros((items, rounds))
+        np.add.at(shared, (seen.item, seen.round), weight)
+        by_item = np.bincount(seen.item, weight * seen.log_s, items)
+        by_round = np.bincount(seen.round, weight * seen.log_s, rounds) - known @ shared[fixed]
+        own = shared[~fixed]
+        mean = own / own.sum(axis=1, keepdims=True)
+        effect = np.linalg.lstsq(np.diag(shared.sum(axis=0)) - own.T @ mean, by_round - mean.T @ by_item[~fixed], rcond=1e-9)[0]
+        level[~fixed] = (by_item[~fixed] - own @ effect) / own.sum(axis=1)
+        left = np.abs(seen.log_s - level[seen.item] - effect[seen.round])
+        weight = np.minimum(1.0, HUBER * (1.4826 * np.median(left) + 1e-9) / np.maximum(left, 1e-12))
+    return level, effect
+
+
+def by_round(seconds: Floats, rounds: NDArray[np.int64]) -> dict[int, Floats]:
+    """The durations of each round."""
+    return {int(number): seconds[rounds == number] for number in np.unique(rounds)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,9 +176,8 @@ class Pooled:
     @classmethod
     def from_samples(cls, seconds: Floats, rounds: NDArray[np.int64], slow: Slowdowns) -> Pooled:
         """From durations in s and the round of each."""
-        samples = Samples(seconds)
-        factors = {int(number): slow.factor(int(number), samples.p10_s) for number in np.unique(rounds)}
-        return cls(samples=samples, rounds=rounds, slowdown=np.array([factors[int(number)] for number in rounds]))
+        slowdown = np.array([slow.factor(int(number)) for number in rounds])
+        return cls(samples=Samples(seconds), rounds=rounds, slowdown=slowdown)
 
     @cached_property
     def latency_s(self) -> float:
@@ -149,6 +194,32 @@ class Pooled:
         return float(np.median([latency for _, latency in calm]))
 
 
+def visit_together(watch: Sequence[Stage], stages: Mapping[int, Stage], took: Callable[[int, Floats], None]) -> list[Floats]:
+    """One round: visits every network, with the canaries spread between them so that both see the same moments.
+
+    Args:
+        watch: the canaries.
+        stages: the networks, by number.
+        took: called with a network's number and its durations as soon as they are known.
+
+    Returns:
+        The durations of every canary.
+    """
+    canaries: list[Floats] = []
+    for i, (number, stage) in enumerate(stages.items()):
+        while len(canaries) * len(stages) <= i * len(watch) and len(canaries) < len(watch):
+            canaries.append(watch[len(canaries)].visit())
+        took(number, stage.visit())
+    return canaries + [stage.visit() for stage in watch[len(canaries) :]]
+
+
+class Together(NamedTuple):
+    """Networks measured in waves, and how disturbed the rounds were."""
+
+    networks: list[Pooled]
+    slowdowns: Slowdowns
+
+
 def measure_together(
     runtime: Runtime,
     graphs: Sequence[Graph],
@@ -156,8 +227,9 @@ def measure_together(
     *,
     rounds: int,
     wave: int = 20,
-    reference: Mapping[int, Sequence[Floats]] | None = None,
-) -> list[Pooled]:
+    reference: Slowdowns | None = None,
+    precision: str = "fp32",
+) -> Together:
     """Measures networks in waves beside canaries; for checks of a predictor, where a profile is not wanted.
 
     Args:
@@ -166,17 +238,21 @@ def measure_together(
         canaries: fixed networks of the same kind.
         rounds: visits of every network.
         wave: networks that are visited in turn.
-        reference: rounds of the same canaries that say what undisturbed is, such as those of the profile that is to be checked.
+        reference: says what undisturbed is for the same canaries, such as that of the profile that is to be checked.
+        precision: of the arithmetic.
     """
-    watch = [Stage.build(runtime, graph, precision="fp32", seed=i) for i, graph in enumerate(canaries)]
+    watch = [Stage.build(runtime, graph, precision=precision, seed=i) for i, graph in enumerate(canaries)]
     visits: dict[int, list[Visit]] = {i: [] for i in range(len(graphs))}
     seen: dict[int, Sequence[Floats]] = {}
     for start in range(0, len(graphs), wave):
-        stages = {i: Stage.build(runtime, graphs[i], precision="fp32", seed=i) for i in range(start, min(start + wave, len(graphs)))}
+        numbers = range(start, min(start + wave, len(graphs)))
+        stages = {i: Stage.build(runtime, graphs[i], precision=precision, seed=i) for i in numbers}
         for _ in range(rounds):
             number = len(seen)
-            seen[number] = [stage.visit() for stage in watch]
-            for i, stage in stages.items():
-                visits[i].append(Visit(network=i, round=number, seconds=stage.visit()))
-    slow = Slowdowns.of(seen, reference)
-    return [Pooled.of(visits[i], slow) for i in range(len(graphs))]
+
+            def took(i: int, seconds: Floats, number: int = number) -> None:
+                visits[i].append(Visit(network=i, round=number, seconds=seconds))
+
+            seen[number] = visit_together(watch, stages, took)
+    slow = Slowdowns.of(seen, [{visit.round: visit.seconds for visit in row} for row in visits.values()], reference)
+    return Together([Pooled.of(visits[i], slow) for i in range(len(graphs))], slow)
