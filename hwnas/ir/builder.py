@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, AttrValue, Init, Node, TensorSpec, Weight
-from hwnas.ir.ops import canonical, infer
+from hwnas.ir.ops import make_node
+
+
+@lru_cache(maxsize=65_536)
+def _recipe(shape: tuple[int, ...], init: Init) -> Weight:
+    """A weight still to be drawn; they have no identity, so that all of one shape may be one."""
+    return Weight(spec=TensorSpec(shape), init=init)
 
 
 class GraphBuilder:
@@ -33,6 +40,11 @@ class GraphBuilder:
         self._counts[stem] = count + 1
         return f"{stem}_{count}"
 
+    @property
+    def nodes(self) -> int:
+        """Number of nodes written so far."""
+        return len(self._nodes)
+
     def shape(self, value: str) -> tuple[int, ...]:
         """Shape of a value written so far."""
         return self._specs[value].shape
@@ -45,8 +57,8 @@ class GraphBuilder:
     def weight(self, stem: str, shape: Sequence[int], init: Init = "he") -> str:
         """A constant whose values are drawn later."""
         name = self._fresh(stem)
-        self._weights[name] = Weight(spec=TensorSpec(tuple(shape)), init=init)
-        self._specs[name] = self._weights[name].spec
+        weight = self._weights[name] = _recipe(tuple(shape), init)
+        self._specs[name] = weight.spec
         return name
 
     def constant(self, stem: str, value: Array) -> str:
@@ -69,8 +81,8 @@ class GraphBuilder:
         name = self._fresh(op.lower())
         written = tuple(f"{name}_out{i}" if outputs > 1 else f"{name}_out" for i in range(outputs))
         specs = [self._specs[value] for value in inputs if value]
-        node = canonical(Node(name=name, op=op, inputs=tuple(inputs), outputs=written, attrs=tuple(sorted(attrs.items()))), specs)
-        self._specs.update(zip(written, infer(node, specs), strict=True))
+        node, made = make_node(name, op, tuple(inputs), written, tuple(sorted(attrs.items())), specs)
+        self._specs.update(zip(written, made, strict=True))
         self._nodes.append(node)
         return written
 

@@ -114,6 +114,11 @@ class Graph:
         return {value: node for node in self.nodes for value in node.outputs}
 
     @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Where each node stands, by its name."""
+        return {node.name: i for i, node in enumerate(self.nodes)}
+
+    @cached_property
     def consumers(self) -> Mapping[str, tuple[Node, ...]]:
         """The nodes that read each value, once per node, in order; values nobody reads are absent."""
         readers: dict[str, list[Node]] = {}

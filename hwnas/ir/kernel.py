@@ -119,7 +119,7 @@ def members_of(graph: Graph, value: str, owned: set[str]) -> list[Node]:
         if node is not None and node.name not in owned and node.name not in found:
             found[node.name] = node
             pending.extend(node.inputs)
-    nodes = [node for node in graph.nodes if node.name in found] if len(found) > 1 else list(found.values())
+    nodes = sorted(found.values(), key=lambda node: graph.positions[node.name])
     return [node for node in nodes if node.op != "Identity"] or nodes[-1:]
 
 

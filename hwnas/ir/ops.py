@@ -117,6 +117,28 @@ def infer(node: Node, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     return outputs[: len(node.outputs)]
 
 
+def make_node(
+    name: str, op: str, inputs: tuple[str, ...], outputs: tuple[str, ...], attrs: Attrs, specs: Sequence[TensorSpec]
+) -> tuple[Node, tuple[TensorSpec, ...]]:
+    """A canonical node and the specs of its outputs: `canonical` and `infer` in one look-up, for those who build many networks.
+
+    Raises:
+        GraphError: as `canonical` and `infer`.
+    """
+    try:
+        full, written = _completed(op, attrs, tuple(specs), len(outputs))
+    except _MISFITS:  # again, so that the message names the node
+        node = canonical(Node(name=name, op=op, inputs=inputs, outputs=outputs, attrs=attrs), specs)
+        return node, infer(node, specs)
+    return Node(name=name, op=op, inputs=inputs, outputs=outputs, attrs=full), written
+
+
+@lru_cache(maxsize=65_536)
+def _completed(op: str, attrs: Attrs, inputs: tuple[TensorSpec, ...], outputs: int) -> tuple[Attrs, tuple[TensorSpec, ...]]:
+    node = canonical(Node(name="", op=op, inputs=(), outputs=("",) * outputs, attrs=attrs), inputs)
+    return node.attrs, infer(node, inputs)
+
+
 @lru_cache(maxsize=65_536)
 def _output_specs(op: str, attrs: Attrs, inputs: tuple[TensorSpec, ...], outputs: int) -> tuple[TensorSpec, ...]:
     schema = OPS[op]
@@ -158,6 +180,11 @@ OPS: Mapping[str, OpSchema] = {
     "Clip": _unary(min=-_FLOAT_MAX, max=_FLOAT_MAX),
     "Gelu": _unary(approximate="none"),
     "Erf": _unary(),
+    "Ceil": _unary(),
+    "Floor": _unary(),
+    "Round": _unary(),
+    "Sign": _unary(),
+    "IsNaN": OpSchema(infer=shapes.comparison, arity=(1, 1), defaults={}),
     "Tanh": _unary(),
     "Sqrt": _unary(),
     "Exp": _unary(),
@@ -214,16 +241,25 @@ OPS: Mapping[str, OpSchema] = {
     "ReduceSum": _REDUCE,
     "ReduceMax": _REDUCE,
     "ReduceMin": _REDUCE,
+    "ReduceProd": _REDUCE,
+    "ReduceL1": _REDUCE,
     "ReduceL2": _REDUCE,
+    "ReduceSumSquare": _REDUCE,
     "Gather": OpSchema(infer=shapes.gather, arity=(2, 2), defaults={"axis": 0}, complete=complete.axis, mixed_types=True),
+    "GatherND": OpSchema(infer=shapes.gather_nd, arity=(2, 2), defaults={"batch_dims": 0}, mixed_types=True),
+    "Tile": OpSchema(infer=shapes.tile, arity=(1, 1), defaults={}, required=("repeats",)),
     "Expand": OpSchema(infer=shapes.expand, arity=(1, 1), defaults={}, required=("shape",), complete=complete.expand),
     "DepthToSpace": OpSchema(infer=shapes.depth_to_space, arity=(1, 1), defaults={"mode": "DCR"}, required=("blocksize",)),
     "SpaceToDepth": OpSchema(infer=shapes.space_to_depth, arity=(1, 1), defaults={}, required=("blocksize",)),
+    "Col2Im": OpSchema(
+        infer=shapes.col2im, arity=(1, 1), defaults=_WINDOW, required=("image_shape", "block_shape"), complete=complete.col2im
+    ),
     "Flatten": OpSchema(infer=shapes.flatten, arity=(1, 1), defaults={"axis": 1}, complete=complete.flatten),
     "Reshape": OpSchema(infer=shapes.reshape, arity=(1, 1), defaults={}, required=("shape",), complete=complete.reshape),
     "Transpose": OpSchema(infer=shapes.transpose, arity=(1, 1), defaults={"perm": None}, complete=complete.transpose),
     "Gemm": OpSchema(infer=shapes.gemm, arity=(2, 3), defaults={"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}),
     "MatMul": OpSchema(infer=shapes.matmul, arity=(2, 2), defaults={}),
+    "Einsum": OpSchema(infer=shapes.einsum, arity=(1, _MANY), defaults={}, required=("equation",), complete=complete.einsum),
     "Softmax": _ALONG_AXIS,
     "LogSoftmax": _ALONG_AXIS,
     "Pad": OpSchema(infer=shapes.pad, arity=(1, 1), defaults={"mode": "constant", "value": 0.0}, required=("pads",), complete=complete.pad),

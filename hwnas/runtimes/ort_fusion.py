@@ -78,7 +78,7 @@ class _Fusion:
         self.constants = original.constants
         self.graph = _reduced(original)
         self.block = block
-        self.position = {node.name: i for i, node in enumerate(original.nodes)}
+        self.position = original.positions
         self.groups: list[_Group] = []
         self.by_tail: dict[str, _Group] = {}  # value -> the group that writes it
         self.absorbed: set[str] = set()

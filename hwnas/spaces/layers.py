@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from hwnas.errors import GraphError
@@ -142,3 +143,62 @@ class LayeredSpace(SearchSpace):
             if b.shape(x) != layer.output(spec).shape:
                 raise GraphError(f"{layer} emits {list(b.shape(x))}, and its output() says {list(layer.output(spec).shape)}")
         return b.finish(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Layers one behind the other as one layer; a run of none writes nothing, its output is its input."""
+
+    layers: tuple[Layer, ...]
+
+    def emit(self, b: GraphBuilder, x: str) -> str:
+        """See `Layer.emit`."""
+        for layer in self.layers:
+            x = layer.emit(b, x)
+        return x
+
+    def output(self, spec: TensorSpec) -> TensorSpec:
+        """See `Layer.output`."""
+        for layer in self.layers:
+            spec = layer.output(spec)
+        return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A place in the networks of a space, and the genes that decide what stands there.
+
+    Attributes:
+        genes: names of all genes that its layers depend on.
+        layers: from the choices of these genes, and no others, to the layers at this place; often one, none where a network ends its
+            stage earlier.
+    """
+
+    genes: tuple[str, ...]
+    layers: Callable[[Mapping[str, Any]], Iterable[Layer]]
+
+
+class FactoredSpace(LayeredSpace):
+    """A layered space that says which genes each of its layers depends on, so that a population is divided into blocks as a matrix.
+
+    A subclass declares `genes`, `parts` and `input_shape`. The last part makes a layer whatever the choices.
+
+    Attributes:
+        input_genes: names of the genes that `input_shape` depends on.
+    """
+
+    input_genes: tuple[str, ...] = ("resolution",)
+
+    @abstractmethod
+    def parts(self) -> Iterable[Part]:
+        """The places of a network, from its input to its output."""
+
+    @cached_property
+    def places(self) -> Sequence[Part]:
+        """The parts, made once."""
+        return tuple(self.parts())
+
+    def layers(self, arch: Mapping[str, Any]) -> Iterator[Layer]:
+        """The layers of all parts; each is shown the choices of its own genes alone, so that it cannot depend on others."""
+        for part in self.places:
+            yield from part.layers({name: arch[name] for name in part.genes})

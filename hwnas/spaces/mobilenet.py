@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from hwnas.errors import UsageError
 from hwnas.ir import GraphBuilder, TensorSpec
 from hwnas.spaces.base import Choice, Gene, Genotype, Layer
-from hwnas.spaces.layers import ACTIVATIONS, Classifier, Conv, LayeredSpace, Style, widths, window
+from hwnas.spaces.layers import ACTIVATIONS, Classifier, Conv, FactoredSpace, Part, Style, widths, window
 
 KERNELS = (3, 5, 7)
 EXPANSIONS = (1, 3, 4, 6)
@@ -73,7 +74,7 @@ class Stage:
         return widths(self.base, MULTIPLIERS)
 
 
-class MobileNetSpace(LayeredSpace):
+class MobileNetSpace(FactoredSpace):
     """MBConv networks: kernel, expansion and gate per block; depth and width per stage; the rest per network.
 
     Widths are channel counts: what the multipliers 0.5, 0.75, 1 and 1.25 of a stage's base give in multiples of 8, each once.
@@ -153,22 +154,26 @@ class MobileNetSpace(LayeredSpace):
         resolution = int(self.genes[0].choices[genotype[0]])
         return (batch, self.channels, resolution, resolution)
 
-    def layers(self, arch: Mapping[str, Any]) -> Iterator[Layer]:
-        """Stem, the blocks of all stages, head, classifier."""
-        style = Style(arch["norm"], arch["activation"])
-        yield Conv(style, arch["stem"], kernel=3, stride=2)
+    def parts(self) -> Iterator[Part]:
+        """Stem, the slots of all stages, head, classifier."""
+        style = ("norm", "activation")
+        yield Part((*style, "stem"), lambda arch: [Conv(_style(arch), arch["stem"], kernel=3, stride=2)])
         for i, stage in enumerate(self.stages):
-            for j in range(arch[f"depth_{i}"]):
-                yield MBConv(
-                    style,
-                    channels=arch[f"width_{i}"],
-                    kernel=arch[f"kernel_{i}_{j}"],
-                    stride=stage.stride if j == 0 else 1,
-                    expansion=arch[f"expansion_{i}_{j}"],
-                    gated=arch[f"gate_{i}_{j}"],
-                )
-        yield Conv(style, arch["head"], kernel=1, stride=1)
-        yield Classifier(self.num_classes)
+            for j in range(self._max_depth):
+                names = (f"depth_{i}", f"width_{i}", f"kernel_{i}_{j}", f"expansion_{i}_{j}", f"gate_{i}_{j}")
+                yield Part((*style, *names), partial(_slot, names, j, stage.stride if j == 0 else 1))
+        yield Part((*style, "head"), lambda arch: [Conv(_style(arch), arch["head"], kernel=1, stride=1)])
+        yield Part((), lambda _: [Classifier(self.num_classes)])
+
+
+def _style(arch: Mapping[str, Any]) -> Style:
+    return Style(arch["norm"], arch["activation"])
+
+
+def _slot(names: Sequence[str], slot: int, stride: int, arch: Mapping[str, Any]) -> list[Layer]:
+    """The block of a stage at this index, where the stage is deep enough to have it."""
+    depth, width, kernel, expansion, gate = (arch[name] for name in names)
+    return [MBConv(_style(arch), width, kernel, stride, expansion, gate)] if slot < depth else []
 
 
 def small(*, num_classes: int = 10) -> MobileNetSpace:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from hwnas.ir import GraphBuilder, TensorSpec
 from hwnas.spaces.base import Choice, Gene, Genotype, Layer
-from hwnas.spaces.layers import Classifier, LayeredSpace, Style, widths, window
+from hwnas.spaces.layers import Classifier, FactoredSpace, Part, Style, widths, window
 
 MULTIPLIERS = (0.25, 0.5, 0.75, 1.0)
 GROUPS = (1, 2, 4, 8)  # all widths are multiples of 8, so that every one of them fits; 8 groups of 8 channels are a depthwise convolution
@@ -82,7 +83,7 @@ class Residual:
         return window(spec, self.channels, self.stride)
 
 
-class ResNetSpace(LayeredSpace):
+class ResNetSpace(FactoredSpace):
     """Residual networks: block kind, depth, width and groups per stage; stem, normalisation and resolution per network.
 
     Widths are channel counts: what the multipliers 0.25, 0.5, 0.75 and 1 of a stage's base give in multiples of 8. The first stage
@@ -114,7 +115,8 @@ class ResNetSpace(LayeredSpace):
             reference: choices of the reference network that differ from the default (two basic blocks a stage, no groups, batch
                 normalisation, `7x7` stem, the largest of everything else: ResNet-18).
         """
-        self.name, self.num_classes, self.channels, self._stages = name, num_classes, channels, len(bases)
+        self.name, self.num_classes, self.channels = name, num_classes, channels
+        self._stages, self._max_depth = len(bases), max(depths)
         self.genes = (
             Gene("resolution", tuple(resolutions)),
             Gene("norm", ("batch", "none")),
@@ -143,15 +145,22 @@ class ResNetSpace(LayeredSpace):
         resolution = int(self.genes[0].choices[genotype[0]])
         return (batch, self.channels, resolution, resolution)
 
-    def layers(self, arch: Mapping[str, Any]) -> Iterator[Layer]:
-        """Stem, the blocks of all stages, classifier."""
-        style = Style(arch["norm"], "relu")
-        yield Stem(style, arch["stem_width"], arch["stem"])
+    def parts(self) -> Iterator[Part]:
+        """Stem, the slots of all stages, classifier."""
+        yield Part(("norm", "stem", "stem_width"), lambda arch: [Stem(Style(arch["norm"], "relu"), arch["stem_width"], arch["stem"])])
         for i in range(self._stages):
-            for j in range(arch[f"depth_{i}"]):
-                strided = j == 0 and (i > 0 or arch["stem"] == "3x3")
-                yield Residual(style, arch[f"kind_{i}"], arch[f"width_{i}"], 2 if strided else 1, arch[f"groups_{i}"])
-        yield Classifier(self.num_classes)
+            for j in range(self._max_depth):
+                names = (f"depth_{i}", f"kind_{i}", f"width_{i}", f"groups_{i}")
+                stem = ("stem",) if i == j == 0 else ()  # the first block strides behind one of the stems only
+                yield Part(("norm", *stem, *names), partial(_slot, names, j, 2 if i > 0 and j == 0 else 1))
+        yield Part((), lambda _: [Classifier(self.num_classes)])
+
+
+def _slot(names: Sequence[str], slot: int, stride: int, arch: Mapping[str, Any]) -> list[Layer]:
+    """The block of a stage at this index, where the stage is deep enough to have it."""
+    depth, kind, width, groups = (arch[name] for name in names)
+    stride = 2 if arch.get("stem") == "3x3" else stride
+    return [Residual(Style(arch["norm"], "relu"), kind, width, stride, groups)] if slot < depth else []
 
 
 def small(*, num_classes: int = 10) -> ResNetSpace:

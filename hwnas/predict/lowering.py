@@ -1,0 +1,224 @@
+"""The kernels of a network, put together from those of its blocks, each block lowered once.
+
+What a runtime makes of a block depends on its neighbours: a layout that the block finds its input in, an activation that the kernel
+before it absorbs. Nothing here knows a runtime's rules; they are found out with small graphs. A block is lowered between a short network
+that leaves its input as the block before it does, and a probe that reads its output. Where the probe finds two outputs alike, they are in
+one state, so that a block is lowered once per state, not once per neighbour. Whether two blocks change each other beyond that is tried out
+once for each way in which a kernel ends the one and kernels begin the other; where they do, the network is not put together
+(`Unit.entangled`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hwnas.ir import Graph, GraphBuilder, Kernel, KernelCall, Node, TensorSpec
+from hwnas.spaces.base import Layer, WholeNetwork
+from hwnas.spaces.blocks import BlockIndex
+
+KernelsOf = Callable[[Graph], Sequence[KernelCall]]
+START = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The least that can stand beside a block: one matrix of weights, which every runtime computes in a kernel of its own."""
+
+    def emit(self, b: GraphBuilder, x: str) -> str:
+        """See `Layer.emit`."""
+        shape = b.shape(x)
+        if len(shape) == 4:
+            return b.conv(x, shape[1])
+        return b.linear(x, shape[1]) if len(shape) == 2 else b.op("MatMul", [x, b.weight("w", (shape[-1], shape[-1]))])
+
+    def output(self, spec: TensorSpec) -> TensorSpec:
+        """See `Layer.output`."""
+        return spec
+
+
+PROBE = Probe()
+
+
+class Unit(NamedTuple):
+    """A block in its place.
+
+    Attributes:
+        kernels: numbers of its kernels.
+        state: in which it leaves its output.
+        entangled: whether it and the block before it change each other, so that their kernels do not simply follow each other.
+    """
+
+    kernels: tuple[int, ...]
+    state: int
+    entangled: bool
+
+
+class _State(NamedTuple):
+    """How a block leaves its output: what the probe's kernels are behind it, and what the kernel that writes it is."""
+
+    found: int
+    tail: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class _Lowered:
+    """What became of a block, or of several: kernels of each, what reads the input of the last one, what writes its output."""
+
+    kernels: tuple[Counter[Kernel], ...]
+    head: Hashable
+    tail: Hashable
+    probed: Hashable
+
+
+class Lowering:
+    """The kernels of an index's blocks.
+
+    Args:
+        kernels_of: what the runtime makes of a graph.
+        index: of the space's blocks.
+
+    Attributes:
+        kernels: all that were met, by number.
+    """
+
+    def __init__(self, kernels_of: KernelsOf, index: BlockIndex) -> None:
+        self._kernels_of, self._index = kernels_of, index
+        self.kernels: list[Kernel] = []
+        self._numbers: dict[Kernel, int] = {}
+        self._states: list[_State] = [_State(-1, None)]  # START: an input of the network
+        self._state_ids: dict[_State, int] = {}
+        self._found: dict[Hashable, int] = {}  # what a probe's kernels were -> its number
+        self._lowered: dict[tuple[int, int, bool], _Lowered] = {}
+        self._units: dict[tuple[int, int, bool], Unit] = {}
+        self._examples: dict[tuple[int, TensorSpec], tuple[int, int]] = {}  # state, spec -> state and block that led there
+        self._before: dict[tuple[int, TensorSpec], tuple[TensorSpec, tuple[Layer, ...]]] = {}
+        self._entangled: dict[tuple[int, Hashable], bool] = {}  # state, head
+
+    @property
+    def states(self) -> int:
+        """How many states were met."""
+        return len(self._states)
+
+    def unit(self, state: int, number: int, last: bool) -> Unit:
+        """A block by its number, its input in this state; `last`: its output is that of the network."""
+        key = (state, number, last)
+        if key not in self._units:
+            self._units[key] = self._unit(state, number, last)
+        return self._units[key]
+
+    def _unit(self, state: int, number: int, last: bool) -> Unit:
+        block = self._index.blocks[number]
+        if isinstance(block.layer, WholeNetwork):
+            calls = self._kernels_of(self._index.space.block_graph(block))
+            return Unit(tuple(self._number(call.kernel) for call in calls), START, False)
+        lowered = self._lower(state, number, last)
+        if lowered is None:
+            return Unit((), state, last)
+        kernels = tuple(self._number(kernel) for kernel in lowered.kernels[0].elements())
+        after = START if last else self._state(state, number, lowered)
+        return Unit(kernels, after, state != START and self._entangle(state, number, last, lowered))
+
+    def _number(self, kernel: Kernel) -> int:
+        number = self._numbers.setdefault(kernel, len(self.kernels))
+        if number == len(self.kernels):
+            self.kernels.append(kernel)
+        return number
+
+    def _state(self, state: int, number: int, lowered: _Lowered) -> int:
+        """The state that a block leads to, remembering by which way."""
+        after = _State(self._found.setdefault(lowered.probed, len(self._found)), lowered.tail)
+        found = self._state_ids.setdefault(after, len(self._states))
+        if found == len(self._states):
+            self._states.append(after)
+        block = self._index.blocks[number]
+        self._examples.setdefault((found, block.layer.output(block.input)), (state, number))
+        return found
+
+    def _lower(self, state: int, number: int, last: bool) -> _Lowered | None:
+        """A block behind a short network that leaves its input in this state; None where it writes nothing."""
+        key = (self._states[state].found, number, last)
+        if key not in self._lowered:
+            block = self._index.blocks[number]
+            spec, before = self._prefix(state, block.input)
+            lowered = self._place(spec, before, (block.layer,), last=last)
+            if lowered is None:
+                return None
+            self._lowered[key] = lowered
+        return self._lowered[key]
+
+    def _prefix(self, state: int, spec: TensorSpec) -> tuple[TensorSpec, tuple[Layer, ...]]:
+        """The shortest network known that leaves a value of this spec in this state: the spec of its input, and its layers."""
+        if state == START:
+            return spec, ()
+        key = (self._states[state].found, spec)
+        if key not in self._before:
+            earlier, number = self._examples[state, spec]
+            block = self._index.blocks[number]
+            source, before = self._prefix(earlier, block.input)
+            whole = (source, (*before, block.layer))
+            shorter = [(spec, (PROBE,)), (block.input, (block.layer,))]
+            self._before[key] = next((each for each in shorter if self._leaves(each, key[0])), whole)
+        return self._before[key]
+
+    def _leaves(self, network: tuple[TensorSpec, tuple[Layer, ...]], found: int) -> bool:
+        """Whether a probe behind this network finds what it found behind others."""
+        spec, layers = network
+        lowered = self._place(spec, (), layers, last=False)
+        return lowered is not None and self._found.get(lowered.probed) == found
+
+    def _entangle(self, state: int, number: int, last: bool, lowered: _Lowered) -> bool:
+        """Whether a block and one that leads to this state have other kernels together than each for itself."""
+        key = (state, lowered.head)
+        if key not in self._entangled:
+            block = self._index.blocks[number]
+            earlier, neighbour = self._examples[state, block.input]
+            other = self._index.blocks[neighbour]
+            alone = self._lower(earlier, neighbour, False)
+            spec, before = self._prefix(earlier, other.input)
+            together = self._place(spec, before, (other.layer, block.layer), last=last)
+            assert alone is not None  # blocks that write nothing lead to no state
+            assert together is not None
+            self._entangled[key] = together.kernels != (*alone.kernels, *lowered.kernels) or together.probed != lowered.probed
+        return self._entangled[key]
+
+    def _place(self, spec: TensorSpec, before: Sequence[Layer], layers: Sequence[Layer], *, last: bool) -> _Lowered | None:
+        """Lowers layers behind others, and before a probe unless they end the network; None where they write no nodes."""
+        b = GraphBuilder("blocks")
+        x = b.input("x", spec.shape, spec.dtype)
+        read, ends = x, []
+        for layer in (*before, *layers):
+            read, x = x, layer.emit(b, x)
+            ends.append(b.nodes)
+        if ends[-1] == (ends[-2] if len(ends) > 1 else 0):
+            return None
+        written = x
+        graph = b.finish(x if last else PROBE.emit(b, x))
+        calls = self._kernels_of(graph)
+        owner = [bisect_right(ends, min(graph.positions[name] for name in call.nodes)) for call in calls]
+        end = len(ends)
+        return _Lowered(
+            kernels=tuple(
+                Counter(call.kernel for call, whose in zip(calls, owner, strict=True) if whose == i) for i in range(len(before), end)
+            ),
+            head=tuple(
+                (whose - end, *_look(graph, call))
+                for call, whose in zip(calls, owner, strict=True)
+                if call.output == read or any(read in node.inputs for node in _nodes(graph, call))
+            ),
+            tail=tuple(_look(graph, call) for call in calls if graph.producers[written].name in call.nodes),
+            probed=tuple(_look(graph, call) for call, whose in zip(calls, owner, strict=True) if whose == end),
+        )
+
+
+def _nodes(graph: Graph, call: KernelCall) -> list[Node]:
+    return [graph.nodes[graph.positions[name]] for name in call.nodes]
+
+
+def _look(graph: Graph, call: KernelCall) -> tuple[Hashable, ...]:
+    """A kernel without its sizes."""
+    kernel = call.kernel
+    return kernel.op, kernel.fused, kernel.layout, kernel.precision, tuple(node.op for node in _nodes(graph, call))

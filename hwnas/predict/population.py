@@ -1,0 +1,163 @@
+"""Latency of whole populations, from a matrix of genotypes to arrays of estimates, without building their networks.
+
+Each block is lowered, and each of its kernels predicted, once; then a network costs a few look-ups and additions (`hwnas.spaces.blocks`,
+`hwnas.predict.lowering`). The estimates are those of `Predictor.estimate` to the rounding of sums: networks are put together from their
+blocks only where that gives the kernels of the whole network, which is tried on a few networks whenever something new comes up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from hwnas.predict.features import Matrix, describe, tabulate
+from hwnas.predict.lowering import START, Lowering
+from hwnas.predict.model import Bounds
+from hwnas.predict.predictor import Predictor
+from hwnas.spaces.base import Population, SearchSpace, WholeNetwork
+from hwnas.spaces.blocks import UNSEEN, BlockIndex, Ids, grown
+
+CHUNK = 8192  # networks at a time: what is gathered for them stays in the cache
+FIRST_CHECKED, CHECKED = 32, 2  # networks whose kernels are told twice: in the first population, and in others that bring something new
+FEW_STATES = 16
+
+
+class PopulationPredictor:
+    """Latency of the networks of a space by a predictor. Remembers every block that it met.
+
+    Args:
+        predictor: of the kernels and of the networks.
+        index: of the blocks of the space at the predictor's batch; one that others fill as well may be given.
+
+    Attributes:
+        predictor: may be replaced by its own `recalibrated` ones, which predict the same kernels.
+        index: of the blocks.
+        refusal: why networks of this space are not put together from blocks; empty where they are.
+        alone: how many networks were built and predicted one by one, because two of their blocks change each other or because of `refusal`.
+    """
+
+    def __init__(self, predictor: Predictor, space: SearchSpace, index: BlockIndex | None = None) -> None:
+        self.predictor = predictor
+        self.index = index or BlockIndex(space, batch=predictor.setting.batch)
+        self.refusal = ""
+        self.alone = 0
+        self._space = space
+        self._lowering = Lowering(predictor.kernels, self.index)
+        self._table: Ids = np.full((64, FEW_STATES, 2), UNSEEN, np.int32)  # number of the unit by block, state, whether it is the last
+        self._next: Ids = np.zeros(64, np.int32)  # the state after each unit
+        self._sums: Matrix = np.zeros((64, 6))  # of each unit: seconds, unknown and doubtful seconds, bytes of weights, kernels, entangled
+        self._largest: Matrix = np.zeros(64)  # bytes of the largest activation of each unit
+        self._units: list[tuple[int, ...]] = []  # the kernels of each
+        self._known = 0  # units whose sums are there
+        self._kernels: Matrix = np.zeros((0, 6))  # of each kernel: as the first five sums, and the bytes of its activations
+
+    def bounds(self, population: Population) -> Bounds:
+        """Latency of every network of a matrix of genotypes, [n] each; those of `Predictor.estimate`."""
+        parts = [self._chunk(population[i : i + CHUNK]) for i in range(0, len(population), CHUNK)]
+        if len(parts) == 1:
+            return parts[0]
+        return Bounds(*(np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0)]) for name in Bounds.__slots__))
+
+    def _chunk(self, population: Population) -> Bounds:
+        if self.refusal:
+            return self._alone(population)
+        blocks = self.index.divide(population)
+        known = len(self._units)
+        units = self._place(blocks)
+        if len(self._units) > known:
+            self._predict()
+            self._check(population, units, known)
+            if self.refusal:
+                return self._alone(population)
+        sums, largest = np.zeros((len(population), 6)), np.zeros(len(population))
+        for row in units:
+            sums += self._sums[row]
+            np.maximum(largest, self._largest[row], out=largest)
+        seconds, unknown, doubt, weights, kernels, entangled = sums.T
+        found = self.predictor.model.networks(np.column_stack([weights, largest, kernels]), seconds, unknown, doubt)
+        apart = np.flatnonzero(entangled)
+        if apart.size:
+            exact = self._alone(population[apart])
+            for name in Bounds.__slots__:
+                getattr(found, name)[apart] = getattr(exact, name)
+        return found
+
+    def _place(self, blocks: Ids) -> Ids:
+        """The unit of every block in its place."""
+        state = np.full(blocks.shape[1], START, np.int32)
+        units = np.empty_like(blocks)
+        for slot, numbers in enumerate(blocks):
+            last = slot == len(blocks) - 1
+            self._table = grown(self._table, len(self.index.blocks), UNSEEN)
+            units[slot] = self._table[numbers, state, int(last)]
+            if units[slot].size and units[slot].min() == UNSEEN:
+                missing = np.flatnonzero(units[slot] == UNSEEN)
+                _, first = np.unique(numbers[missing].astype(np.int64) * self._table.shape[1] + state[missing], return_index=True)
+                for i in missing[first].tolist():
+                    self._add(int(numbers[i]), int(state[i]), last)
+                units[slot] = self._table[numbers, state, int(last)]
+            state = self._next[units[slot]]
+        return units
+
+    def _add(self, block: int, state: int, last: bool) -> None:
+        """Lowers a block in a state."""
+        unit = self._lowering.unit(state, block, last)
+        number = len(self._units)
+        self._units.append(unit.kernels)
+        self._next, self._sums, self._largest = (
+            grown(self._next, number + 1, 0),
+            grown(self._sums, number + 1, 0),
+            grown(self._largest, number + 1, 0),
+        )
+        self._next[number], self._sums[number, 5] = unit.state, unit.entangled
+        if self._lowering.states > self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.full_like(self._table, UNSEEN)], axis=1)
+        self._table[block, state, int(last)] = number
+
+    def _predict(self) -> None:
+        """Predicts the new kernels, all in one batch per kind, and sums the new units up."""
+        kernels = self._lowering.kernels[len(self._kernels) :]
+        if kernels:
+            table = tabulate([kernels])
+            told = self.predictor.model.kernels(table)
+            described = [describe(kernel) for kernel in kernels]
+            columns = [
+                told.seconds,
+                np.where(told.covered, 0.0, told.seconds),
+                told.seconds * told.doubt,
+                np.array([row.weight_bytes for row in described]),
+                np.ones(len(kernels)),
+                np.array([row.activation_bytes for row in described]),
+            ]
+            self._kernels = np.concatenate([self._kernels, np.column_stack(columns)])
+        new = self._units[self._known :]
+        owner = self._known + np.repeat(np.arange(len(new)), [len(unit) for unit in new])
+        rows = self._kernels[[kernel for unit in new for kernel in unit]]
+        np.add.at(self._sums[:, :5], owner, rows[:, :5])
+        np.maximum.at(self._largest, owner, rows[:, 5])
+        self._known = len(self._units)
+
+    def _check(self, population: Population, units: Ids, known: int) -> None:
+        """Compares the kernels of some networks that have new units with those that the runtime makes of the whole."""
+        if isinstance(self.index.blocks[0].layer, WholeNetwork):
+            return
+        entangled = self._sums[units, 5].any(axis=0)
+        rows = np.flatnonzero((units.max(axis=0) >= known) & ~entangled)
+        for row in rows[np.linspace(0, len(rows) - 1, min(CHECKED if known else FIRST_CHECKED, len(rows))).astype(int)].tolist():
+            genotype = tuple(population[row].tolist())
+            whole = Counter(call.kernel for call in self.predictor.kernels(self._space.graph(genotype, batch=self.index.batch)))
+            numbers = Counter(kernel for unit in units[:, row].tolist() for kernel in self._units[unit])
+            if whole != {self._lowering.kernels[number]: count for number, count in numbers.items()}:
+                self.refusal = (
+                    f"'{self.predictor.setting.runtime}' makes other kernels of network {list(genotype)} than of its blocks, so that "
+                    f"networks of '{self._space.name}' are built one by one"
+                )
+                return
+
+    def _alone(self, population: Population) -> Bounds:
+        """Networks built and predicted one by one."""
+        self.alone += len(population)
+        graphs = [self._space.graph(tuple(row), batch=self.index.batch) for row in population.tolist()]
+        estimates = self.predictor.estimate(graphs)
+        return Bounds(*(np.array([getattr(estimate, name) for estimate in estimates]) for name in Bounds.__slots__))
