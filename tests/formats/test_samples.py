@@ -21,7 +21,7 @@ from make_samples import asked  # noqa: E402  (the path comes first)
 
 
 def test_profile_1() -> None:
-    """A profile of format 1: device, setting, raw samples, and each kernel's part."""
+    """A profile of format 1: device, setting and raw samples as they were, and each kernel's part by the present statistics."""
     profile = ProfileStore(FORMATS / "profile-1").load(SETTING)
     expected = json.loads((FORMATS / "profile-1" / "expected.json").read_text())
     assert profile.device["fingerprint"] == profile.fingerprint == FakeDevice().spec.fingerprint

@@ -94,7 +94,7 @@ def test_disturbed_rounds_are_divided_out() -> None:
     factors[:6] = 1.0
     slow = Slowdowns.of(canaries(*factors))
     disturbed = [Visit(network=0, round=i, seconds=np.full(5, 2e-4 * factors[i])) for i in range(8, 12)]
-    assert Pooled.of(disturbed, slow).latency_s == pytest.approx(2e-4, rel=1e-6)
+    assert Pooled.of(disturbed, slow).latency_s == pytest.approx(2e-4, rel=1e-3)
 
 
 def test_a_single_visit() -> None:
