@@ -1,0 +1,333 @@
+"""What ONNX Runtime does before it fuses: needless nodes leave, constants are folded into their neighbours, equal nodes are merged.
+
+Each rule looks at one step of a draft and says whether it changed anything; `clean` lets all of them visit every step once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hwnas.ir.node import TensorSpec
+from hwnas.runtimes.fusions import Fusions
+from hwnas.runtimes.ort_draft import Draft, Step, attributes
+
+GEMM = attributes(alpha=1.0, beta=1.0, transA=0, transB=0)
+_SHARED_ELEMENTS = 8  # constants of at most so many are compared by value when equal nodes are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A rule and the pattern that a runtime must know for it; `""` for what every version does."""
+
+    pattern: str
+    apply: Callable[[Draft, Step], bool]
+
+
+def clean(draft: Draft, fusions: Fusions) -> bool:
+    """Applies the rules to every step, in the runtime's order; whether anything changed."""
+    changed = False
+    if not draft.ops() & _RULES.keys():
+        return False
+    for step in draft.ordered():
+        for rule in _RULES.get(step.op, ()):
+            if step.index not in draft.steps:
+                break
+            if not rule.pattern or rule.pattern in fusions.patterns:
+                changed |= rule.apply(draft, step)
+    return changed
+
+
+# ---- needless nodes
+
+
+def _drop(draft: Draft, step: Step, position: int = 0) -> bool:
+    draft.bypass(step, position=position)
+    return True
+
+
+def _copy(draft: Draft, step: Step) -> bool:
+    """A copy passes its name to what it copies where it is an output of the network; it stays where both are read elsewhere."""
+    value, written = step.inputs[0], step.outputs[0]
+    if written not in draft.outputs:
+        return _drop(draft, step)
+    writer = draft.writer.get(value)
+    if writer is None or draft.edges(value) != 1 or draft.edges(written) or value in draft.outputs:
+        return False
+    draft.remove(step, writer)
+    draft.set_output(writer, writer.outputs.index(value), written)
+    return True
+
+
+def _cast(draft: Draft, step: Step) -> bool:
+    same = draft.specs[step.inputs[0]].dtype == step.attr("to")
+    return same and step.outputs[0] not in draft.outputs and _drop(draft, step)
+
+
+def _inner(draft: Draft, step: Step, value: str) -> bool:
+    return value in draft.writer and step.outputs[0] not in draft.outputs
+
+
+def _expand(draft: Draft, step: Step) -> bool:
+    value = step.inputs[0]
+    return draft.shape(value) == draft.shape(step.outputs[0]) and _inner(draft, step, value) and _drop(draft, step)
+
+
+def _noop(draft: Draft, step: Step) -> bool:
+    """Adding nothing, multiplying by one."""
+    constant = draft.constant_of(step)
+    neutral = 0.0 if step.op in ("Add", "Sub") else 1.0
+    if constant is None or (step.op in ("Sub", "Div") and constant != step.inputs[1]) or draft.scalar(constant) != neutral:
+        return False
+    value = draft.other(step, constant)
+    if len(draft.shape(constant)) > len(draft.shape(value)) or not _inner(draft, step, value):
+        return False
+    return _drop(draft, step, step.inputs.index(value))
+
+
+def _relu(draft: Draft, step: Step) -> bool:
+    """A Relu before a Clip is part of it."""
+    clip = draft.only_reader(step.outputs[0], "Clip")
+    return clip is not None and _drop(draft, step)
+
+
+def _inverse(draft: Draft, step: Step) -> bool:
+    """The product with a reciprocal is a quotient."""
+    if draft.scalar(step.inputs[0]) != 1.0:
+        return False
+    mul = draft.only_reader(step.outputs[0], "Mul")
+    if mul is None:
+        return False
+    draft.replace([step, mul], "Div", [draft.other(mul, step.outputs[0]), step.inputs[1]], step.attrs)
+    return True
+
+
+def _not(draft: Draft, step: Step) -> bool:
+    """The choice by a negation swaps what is chosen from."""
+    readers = draft.readers.get(step.outputs[0], [])
+    if step.outputs[0] in draft.outputs or not readers or any(r.op != "Where" or r.inputs[0] != step.outputs[0] for r in readers):
+        return False
+    for where in list(readers):
+        draft.set_inputs(where, [where.inputs[0], where.inputs[2], where.inputs[1]])
+    return _drop(draft, step)
+
+
+# ---- into convolutions and matrix products
+
+
+def _foldable(draft: Draft, step: Step) -> bool:
+    return all(value in draft.constants for value in step.inputs[1:])
+
+
+def _per_channel(draft: Draft, constant: str, step: Step) -> bool:
+    """Whether a constant holds one number per channel of what a convolution writes, and broadcasts along the channels."""
+    shape, out = draft.shape(constant), draft.shape(step.outputs[0])
+    return shape in ((1, out[1], *(1,) * (len(out) - 2)), (out[1], *(1,) * (len(out) - 2)))
+
+
+def _conv_constant(draft: Draft, step: Step, op: str) -> bool:
+    after = draft.only_reader(step.outputs[0], op)
+    if after is None or not _foldable(draft, step) or after.inputs[0] != step.outputs[0] or after.inputs[1] not in draft.constants:
+        return False
+    constant = after.inputs[1]
+    if not _per_channel(draft, constant, step) and not (op == "Mul" and draft.shape(constant) == ()):
+        return False
+    if op == "Add" and len(step.inputs) == 2:
+        draft.set_inputs(step, [*step.inputs, draft.constant(constant, draft.shape(step.outputs[0])[1:2])])
+    draft.absorb(step, after)
+    return True
+
+
+def _conv_add(draft: Draft, step: Step) -> bool:
+    return _conv_constant(draft, step, "Add")
+
+
+def _conv_mul(draft: Draft, step: Step) -> bool:
+    return _conv_constant(draft, step, "Mul")
+
+
+def _norm(draft: Draft, step: Step) -> bool:
+    """A convolution takes in the batch normalisation after it; it then has a bias."""
+    norm = draft.only_reader(step.outputs[0], "BatchNormalization")
+    if norm is None or not _foldable(draft, step) or not _foldable(draft, norm):
+        return False
+    if len(step.inputs) == 2:
+        draft.set_inputs(step, [*step.inputs, norm.inputs[2]])
+    draft.absorb(step, norm)
+    return True
+
+
+def _matmul_norm(draft: Draft, step: Step) -> bool:
+    norm = draft.only_reader(step.outputs[0], "BatchNormalization")
+    weights = step.inputs[1]
+    if norm is None or not _foldable(draft, norm) or weights not in draft.constants or len(draft.shape(weights)) != 2:
+        return False
+    if draft.shape(norm.inputs[1])[0] != draft.shape(weights)[1]:
+        return False
+    draft.replace([step, norm], "Gemm", [*step.inputs, norm.inputs[2]], GEMM)
+    return True
+
+
+def _pad(draft: Draft, step: Step) -> bool:
+    """Zeros around an image are the pads of the convolution or the average pool that alone reads it."""
+    window = draft.only_reader(step.outputs[0], "Conv", "AveragePool")
+    pads, rank = step.attr("pads"), len(draft.shape(step.inputs[0]))
+    if window is None or window.inputs[0] != step.outputs[0] or step.attr("mode") != "constant" or step.attr("value") != 0.0:
+        return False
+    if min(pads) < 0 or any((*pads[:2], *pads[rank : rank + 2])):
+        return False
+    own = window.attr("pads")
+    if window.op == "AveragePool":
+        if any(own) and not window.attr("count_include_pad"):
+            return False
+        window.set(count_include_pad=1)
+    window.set(pads=tuple(a + b for a, b in zip(own, (*pads[2:rank], *pads[rank + 2 :]), strict=True)))
+    return _drop(draft, step)
+
+
+def _gemm_sum(draft: Draft, step: Step) -> bool:
+    after = draft.only_reader(step.outputs[0], "Sum")
+    if after is None or len(step.inputs) != 2 or len(after.inputs) != 2:
+        return False
+    other = draft.other(after, step.outputs[0])
+    if draft.shape(after.outputs[0]) != draft.shape(step.outputs[0]):
+        return False
+    draft.replace([step, after], "Gemm", [*step.inputs, other], step.attrs)
+    return True
+
+
+def gemm_transpose(draft: Draft, step: Step) -> bool:
+    """A matrix product reads, or writes, a transposed matrix."""
+    changed = False
+    for position, flag in ((0, "transA"), (1, "transB")):
+        before = draft.writer.get(step.inputs[position])
+        if before is not None and before.op == "Transpose" and before.outputs[0] not in draft.outputs:
+            step.set(**{flag: 1 - step.attr(flag)})
+            draft.set_input(step, position, before.inputs[0])
+            if not draft.edges(before.outputs[0]):
+                draft.remove(before, step)
+            changed = True
+    after = draft.only_reader(step.outputs[0], "Transpose") if len(step.inputs) == 2 else None
+    if after is not None:
+        attrs = attributes(**{**dict(step.attrs), "transA": 1 - step.attr("transB"), "transB": 1 - step.attr("transA")})
+        draft.replace([step, after], "Gemm", step.inputs[::-1], attrs)
+        changed = True
+    return changed
+
+
+_RULES: Mapping[str, tuple[_Rule, ...]] = {
+    "Identity": (_Rule("", _copy),),
+    "Cast": (_Rule("Noop", _cast),),
+    "Expand": (_Rule("Noop", _expand),),
+    **dict.fromkeys(("Add", "Sub", "Mul"), (_Rule("Noop", _noop),)),
+    "Div": (_Rule("Noop", _noop), _Rule("DivMul", _inverse)),
+    "Relu": (_Rule("ReluClip", _relu),),
+    "Gemm": (_Rule("GemmSum", _gemm_sum), _Rule("GemmTranspose", gemm_transpose)),
+    "Not": (_Rule("NotWhere", _not),),
+    "Conv": (_Rule("ConvAdd", _conv_add), _Rule("ConvMul", _conv_mul), _Rule("ConvNorm", _norm)),
+    "ConvTranspose": (_Rule("ConvTransposeNorm", _norm),),
+    "Pad": (_Rule("Pad", _pad),),
+    "MatMul": (_Rule("MatMulNorm", _matmul_norm),),
+}
+
+
+# ---- equal nodes, matrix products with a bias, reshapes
+
+
+def merge_equal(draft: Draft) -> bool:
+    """Nodes that compute the same from the same values become one, unless the network returns what the later one writes."""
+    first: dict[object, Step] = {}
+    same: dict[str, object] = {}
+    changed = False
+    for step in draft.ordered():
+        if step.op == "Reshape" and not draft.given(step):
+            continue  # the runtime does not see that the shapes of its own reshapes are equal
+        key = (step.op, tuple(same.get(v) or same.setdefault(v, _identity(draft, v)) for v in step.inputs), step.attrs, len(step.outputs))
+        kept = first.setdefault(key, step)
+        if kept is step:
+            continue
+        if draft.outputs.isdisjoint(step.outputs) and draft.outputs.isdisjoint(kept.outputs):
+            outputs = list(step.outputs)
+            draft.remove(step, kept)
+            for old, new in zip(outputs, kept.outputs, strict=True):
+                draft.redirect(old, new)
+            changed = True
+    return changed
+
+
+def _identity(draft: Draft, value: str) -> object:
+    """What makes a value equal to another: its name, or the numbers of a small constant."""
+    weight = draft.graph.weights.get(value)
+    if weight is None or weight.value is None or weight.spec.numel > _SHARED_ELEMENTS:
+        return value
+    return weight.spec, weight.value.tobytes()
+
+
+def add_bias(draft: Draft, *, keep_attention: bool) -> bool:
+    """A matrix product and the addition of a bias are a Gemm; one of more than two dimensions stands between reshapes.
+
+    Args:
+        draft: is changed.
+        keep_attention: whether products that may belong to an attention block (of a normalisation before it) stay for the time being.
+    """
+    changed = False
+    for step in [step for step in draft.ordered() if step.op == "MatMul"]:
+        after = draft.only_reader(step.outputs[0], "Add")
+        left, right = step.inputs
+        if after is None or len(draft.shape(right)) != 2 or draft.specs[left].dtype != "float32":
+            continue
+        bias, rows = draft.other(after, step.outputs[0]), draft.shape(left)
+        columns = draft.shape(right)[1]
+        if len(rows) == 2:
+            fits = draft.shape(bias) in ((columns,), (1, columns), (rows[0], columns), (rows[0], 1))
+        else:
+            fits = draft.shape(bias) == (columns,) and not (keep_attention and _attention(draft, left, after))
+        if not fits:
+            continue
+        _gemm(draft, step, after, bias)
+        changed = True
+    return changed
+
+
+def _gemm(draft: Draft, product: Step, addition: Step, bias: str) -> None:
+    left, right = product.inputs
+    rows, columns = draft.shape(left), draft.shape(right)[1]
+    if len(rows) == 2:
+        draft.replace([product, addition], "Gemm", [left, right, bias], GEMM)
+        return
+    flat = draft.specs[left].numel // rows[-1]
+    dtype = draft.specs[left].dtype
+    read = draft.fresh(left, TensorSpec((flat, rows[-1]), dtype))
+    write = draft.fresh(addition.outputs[0], TensorSpec((flat, columns), dtype))
+    out = addition.outputs[0]
+    nodes = [*product.nodes, *addition.nodes]
+    draft.remove(product)
+    draft.remove(addition)
+    before = draft.add("Reshape", [left], [read], attributes(shape=(flat, rows[-1])))
+    behind = draft.add("Reshape", [write], [out], attributes(shape=(*rows[:-1], columns)))
+    before.cause = behind.cause = draft.add("Gemm", [read, right, bias], [write], GEMM, nodes)
+
+
+def _attention(draft: Draft, value: str, addition: Step) -> bool:
+    """Whether a product looks like part of an attention block: a normalisation read by three products and an Add."""
+    norm = draft.writer.get(value)
+    if norm is None or norm.op != "LayerNormalization":
+        return False
+    readers = [step.op for step in draft.readers[value]]
+    return readers.count("MatMul") == 3 and readers.count("Add") == 1 and len(readers) == 4
+
+
+def merge_reshapes(draft: Draft) -> bool:
+    """Reshapes that follow one another are one."""
+    changed = False
+    for step in [step for step in draft.ordered() if step.op == "Reshape"]:
+        if step.index not in draft.steps:
+            continue
+        chain = [step]
+        while (after := draft.only_reader(chain[-1].outputs[0], "Reshape")) is not None:
+            chain.append(after)
+        if len(chain) > 1:
+            cause = next((link.cause for link in chain if link.cause is not None), None)
+            draft.replace(chain, "Reshape", step.inputs, chain[-1].attrs).cause = cause
+            changed = True
+    return changed
