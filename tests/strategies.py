@@ -285,6 +285,65 @@ def _gather(g: Grower, x: str) -> str:
     return g.builder.op("Gather", [x, indices], axis=axis)
 
 
+def _gather_nd(g: Grower, x: str) -> str:
+    """Picks along one axis or two, behind no shared dimension or the first one."""
+    x = g.ranked(x, 2, 4)
+    shape = g.shape(x)
+    batch = g.integer(0, 1)
+    depth = g.integer(1, len(shape) - batch)
+    lead = (*shape[:batch], 2)
+    columns = [g.rng.integers(-size, size, lead) for size in shape[batch : batch + depth]]
+    return g.builder.op("GatherND", [x, g.builder.constant("i", np.stack(columns, -1))], batch_dims=batch)
+
+
+def _tile(g: Grower, x: str) -> str:
+    x = g.ranked(x, 1, 4)
+    return g.builder.op("Tile", [x], repeats=tuple(g.integer(1, 2) for _ in g.shape(x)))
+
+
+def _col2im(g: Grower, x: str) -> str:
+    """Windows of 2 x 2 that overlap or not, as many as x has room for."""
+    x = g.ranked(x, 2, 4)
+    rows, columns, stride, dilation = g.integer(1, 3), g.integer(1, 3), g.integer(1, 2), g.integer(1, 2)
+    pads = tuple(g.integer(0, 1) for _ in range(4))
+    image = tuple((n - 1) * stride + dilation + 1 - pads[i] - pads[i + 2] for i, n in enumerate((rows, columns)))
+    if min(image) < 1:
+        pads, image = (0,) * 4, tuple((n - 1) * stride + dilation + 1 for n in (rows, columns))
+    x = g.builder.op("ReduceMean", [x], axes=tuple(range(1, len(g.shape(x)))), keepdims=1)
+    x = g.builder.op("Mul", [g.builder.op("Reshape", [x], shape=(-1, 1, 1)), g.normal((1, 8, rows * columns))])
+    attrs = {"strides": (stride,) * 2, "dilations": (dilation,) * 2, "pads": pads}
+    return g.builder.op("Col2Im", [x], image_shape=image, block_shape=(2, 2), **attrs)
+
+
+def _einsum(g: Grower, x: str) -> str:
+    """A product with a weight, of two activations, or a sum."""
+    x = g.ranked(x, 3, 3)
+    width = g.shape(x)[-1]
+    kind = g.choice(["weight", "scores", "sum"])
+    if kind == "weight":
+        return g.builder.op("Einsum", [x, g.normal((3, width), fan_in=width)], equation="...d, ed -> ...e")
+    if kind == "scores":
+        return g.builder.op("Einsum", [x, g.builder.op("Tanh", [x])], equation="bid,bjd->bij")
+    return g.builder.op("Einsum", [x], equation="bid->db")
+
+
+def _jumps(op: str) -> Step:
+    """A function with jumps, of constants away from them: more than one, since single numbers are folded when a file is read."""
+
+    def step(g: Grower, x: str) -> str:
+        x = g.ranked(x, 1, 3)
+        values = g.rng.integers(-3, 3, (2, *g.shape(x))) + np.float32(0.3)
+        return g.builder.op("Add", [x, g.builder.op(op, [g.builder.constant("k", values.astype(np.float32))])])
+
+    return step
+
+
+def _is_nan(g: Grower, x: str) -> str:
+    """A Relu by way of a root that is no number."""
+    zero = g.builder.constant("z", np.zeros(1, np.float32))
+    return g.builder.op("Where", [g.builder.op("IsNaN", [g.builder.op("Sqrt", [x])]), zero, g.builder.op("Relu", [x])])
+
+
 def _expand(g: Grower, x: str) -> str:
     x = g.ranked(x, 1, 4)
     return g.builder.op("Expand", [x], shape=g.choice([(1,), (2, *g.shape(x)), tuple(2 if size == 1 else size for size in g.shape(x))]))
@@ -393,6 +452,8 @@ STEPS: Mapping[str, Step] = {
     "Exp": _after("Exp", "Tanh"),
     "Log": _after("Log", "Tanh", "Exp"),
     "Reciprocal": _after("Reciprocal", "Tanh", "Exp"),
+    **{op: _jumps(op) for op in ("Ceil", "Floor", "Round", "Sign")},
+    "IsNaN": _is_nan,
     **{op: _unary(op) for op in ("Relu", "Sigmoid", "HardSwish", "Erf", "Tanh", "Identity", "Abs", "Cos", "Mish", "Neg", "Sin")},
     **{op: _unary(op) for op in ("Softplus", "Softsign")},
     **{op: _alpha(op) for op in ("Elu", "LeakyRelu", "Selu")},
@@ -412,8 +473,15 @@ STEPS: Mapping[str, Step] = {
     "AveragePool": _pool("AveragePool"),
     "GlobalAveragePool": _global_pool("GlobalAveragePool"),
     "GlobalMaxPool": _global_pool("GlobalMaxPool"),
-    **{op: _reduce(op) for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")},
+    **{
+        op: _reduce(op)
+        for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd", "ReduceSumSquare")
+    },
     "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Tile": _tile,
+    "Col2Im": _col2im,
+    "Einsum": _einsum,
     "Expand": _expand,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,

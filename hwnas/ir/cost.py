@@ -9,6 +9,7 @@ Conventions, the same for a node of a graph and for a kernel of a runtime:
   data 7 (sum; subtract; square; sum; scale by the deviation; scale; shift); Softmax 5 (maximum; subtract; exp; sum; divide); LRN its
   size and 4 (square; sum over the size; scale; power; divide).
 - Resize costs 2 per weighted neighbour; nearest neighbours are copied.
+- Einsum costs, for every combination of its indices, one multiplication or addition for each of its inputs: 2 for a product of two.
 - Whatever only moves data costs 0, and so does any operator that is a runtime's own (layout reorders).
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
+from hwnas.ir.einsum import index_sizes
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Attrs, Node, TensorSpec
 from hwnas.ir.ops import OPS
@@ -62,6 +64,11 @@ def _matmul(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
     return 2 * outputs[0].numel * inputs[0].shape[-1]
 
 
+def _einsum(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    sizes = index_sizes(attrs["equation"], [spec.shape for spec in inputs])
+    return len(inputs) * prod(sizes.values()) if len(inputs) > 1 else inputs[0].numel
+
+
 def _resize(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
     taps = {"nearest": 0, "linear": 2, "cubic": 4}[attrs["mode"]]
     resized = sum(before != after for before, after in zip(inputs[0].shape, outputs[0].shape, strict=True))
@@ -79,6 +86,8 @@ _COUNTS: Mapping[str, _Count] = {
     "BatchNormalization": _per_output(2),
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "Col2Im": _per_input,
+    "Einsum": _einsum,
     "Gemm": _gemm,
     "GlobalAveragePool": _per_input,
     "GlobalMaxPool": _per_input,
@@ -87,13 +96,14 @@ _COUNTS: Mapping[str, _Count] = {
     "LayerNormalization": _STATISTICS,
     "MatMul": _matmul,
     "MaxPool": _pool,
-    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _per_input),
+    **{op: _per_input for op in OPS if op.startswith("Reduce")},
     "Resize": _resize,
     "Softmax": _per_output(5),
     "LogSoftmax": _per_output(5),
     "LRN": _lrn,
 }
-_MOVES = VIEWS | {"Cast", "Concat", "DepthToSpace", "Expand", "Gather", "Pad", "Slice", "SpaceToDepth", "Split", "Transpose"}
+_COPIES = {"Cast", "Concat", "DepthToSpace", "Expand", "Gather", "GatherND", "Pad", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose"}
+_MOVES = VIEWS | _COPIES
 
 
 def op_flops(op: str, attrs: Attrs, inputs: Specs, outputs: Specs) -> int:

@@ -25,8 +25,8 @@ FOLDABLE = frozenset({
 class Folder:
     """Knows the constants of a file and what follows from them.
 
-    Integer arithmetic on constants folds; floating-point arithmetic folds only where it stems from a shape (a scale computed
-    from the input's size, say), so that computation on weights stays in the graph.
+    Integer arithmetic on constants folds; floating-point arithmetic folds only on single numbers and where it stems from a shape (a
+    scale computed from the input's size, say), so that computation on weights stays in the graph.
     """
 
     def __init__(self, opset: int) -> None:
@@ -68,4 +68,4 @@ class Folder:
 
     def _wanted(self, inputs: list[str]) -> bool:
         stems_from_shape = any(value in self._from_shapes for value in inputs)
-        return stems_from_shape or all(self.known[value].dtype.kind in "iub" for value in inputs)
+        return stems_from_shape or all(self.known[value].dtype.kind in "iub" or self.known[value].size == 1 for value in inputs)

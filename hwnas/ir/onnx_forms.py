@@ -14,12 +14,13 @@ MAX_INLINE_BYTES = 1_900_000_000  # of weights in one message: protobuf ends at 
 OPSETS = range(17, 22)  # written, and read without conversion
 
 # Reductions take their axes as an input from opset 18 on (ReduceSum from 13 on), as an attribute before.
-REDUCTIONS = ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
+REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare")
 
 # Inputs that are attributes here, from the second input on: the position is the index. Names that no operator of hwnas keeps
 # (roi, ratio, ...) are understood by the reader and never written.
 SLOTS: Mapping[str, tuple[str, ...]] = {
     "Clip": ("min", "max"),
+    "Col2Im": ("image_shape", "block_shape"),
     "Dropout": ("ratio", "training_mode"),
     "Expand": ("shape",),
     "Pad": ("pads", "value", "axes"),
@@ -29,6 +30,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "Slice": ("starts", "ends", "axes", "steps"),
     "Split": ("split",),
     "Squeeze": ("axes",),
+    "Tile": ("repeats",),
     "Unsqueeze": ("axes",),
 }
 
@@ -36,7 +38,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
 SCALAR_SLOTS = frozenset({"min", "max", "value", "ratio", "training_mode"})
 
 # The first opset that has an operator, where it is newer than the oldest one written.
-SINCE: Mapping[str, int] = {"Gelu": 20, "GroupNormalization": 21, "Mish": 18}
+SINCE: Mapping[str, int] = {"Col2Im": 18, "Gelu": 20, "GroupNormalization": 21, "Mish": 18}
 
 _DTYPES: Mapping[str, int] = {
     "float64": onnx.TensorProto.DOUBLE,

@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from hwnas.errors import GraphError
+from hwnas.ir.einsum import explicit
 from hwnas.ir.node import TensorSpec
 from hwnas.ir.op_shapes import axis_of, broadcast, window_output
 
@@ -33,6 +34,20 @@ def window(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
             raise GraphError(f"attribute '{key}' needs {size} values, got {attrs[key]}")
         if key in ("kernel_shape", "strides", "dilations") and min(attrs.get(key) or (1,)) < 1:
             raise GraphError(f"attribute '{key}' must be positive, got {attrs[key]}")
+
+
+def col2im(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    """The attributes of the windows, for as many dimensions as the image has."""
+    rank = len(attrs["image_shape"])
+    for key, value in (("strides", (1,) * rank), ("dilations", (1,) * rank), ("pads", (0,) * 2 * rank)):
+        attrs[key] = value if attrs[key] is None else attrs[key]
+        if len(attrs[key]) != len(value):
+            raise GraphError(f"attribute '{key}' needs {len(value)} values, got {attrs[key]}")
+
+
+def einsum(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    """The equation without spaces and ellipses, its result stated."""
+    attrs["equation"] = explicit(str(attrs["equation"]), [len(spec.shape) for spec in inputs])
 
 
 def pool(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:

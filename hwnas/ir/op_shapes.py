@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from math import ceil, floor, prod
 
 from hwnas.errors import GraphError
+from hwnas.ir.einsum import index_sizes
 from hwnas.ir.node import Node, TensorSpec
 
 Shape = tuple[int, ...]
@@ -227,6 +228,13 @@ def matmul(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return [TensorSpec((*broadcast(a[:-2], b[:-2]), a[-2], b[-1]), inputs[0].dtype)]
 
 
+def einsum(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """What the equation leaves of the dimensions; those of one letter agree, or are 1."""
+    sizes = index_sizes(str(node.attr("equation")), [spec.shape for spec in inputs])
+    result = str(node.attr("equation")).partition("->")[2]
+    return [TensorSpec(tuple(sizes[letter] for letter in result), inputs[0].dtype)]
+
+
 def pad(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     """Every dimension grows by its two pads, or shrinks where they are negative."""
     pads, shape = node.ints("pads"), inputs[0].shape
@@ -263,6 +271,33 @@ def gather(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     if not inputs[1].dtype.startswith("int"):
         raise GraphError(f"indices must be integers, got {inputs[1].dtype}")
     return [TensorSpec((*shape[:axis], *inputs[1].shape, *shape[axis + 1 :]), inputs[0].dtype)]
+
+
+def gather_nd(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """The last dimension of the indices picks along as many axes, behind the leading dimensions that both share."""
+    shape, (*rest, depth), batch = inputs[0].shape, inputs[1].shape, int(node.attr("batch_dims"))
+    if inputs[1].dtype != "int64":
+        raise GraphError(f"indices must be int64, got {inputs[1].dtype}")
+    if shape[:batch] != tuple(rest[:batch]) or batch + depth > len(shape):
+        raise GraphError(f"{depth} indices and {batch} shared dimensions do not fit")
+    return [TensorSpec((*rest, *shape[batch + depth :]), inputs[0].dtype)]
+
+
+def tile(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """Every dimension times its repeats."""
+    return [TensorSpec(tuple(size * many for size, many in zip(inputs[0].shape, node.ints("repeats"), strict=True)), inputs[0].dtype)]
+
+
+def col2im(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """[N, C block, windows] gives [N, C, image...]: every window is added into the image at its place."""
+    n, rows, windows = inputs[0].shape
+    image, block = node.ints("image_shape"), node.ints("block_shape")
+    strides, dilations, pads = node.ints("strides"), node.ints("dilations"), node.ints("pads")
+    rank = len(image)
+    counts = [window_output(image[i], block[i], strides[i], dilations[i], pads[i] + pads[i + rank]) for i in range(rank)]
+    if rows % prod(block) or windows != prod(counts):
+        raise GraphError(f"{rows} rows and {windows} windows do not make an image {list(image)} of blocks {list(block)}")
+    return [TensorSpec((n, rows // prod(block), *image), inputs[0].dtype)]
 
 
 def depth_to_space(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:

@@ -164,6 +164,45 @@ def _gather(node: Node, inputs: Specs, outputs: Specs) -> Run:
     return run
 
 
+def _gather_nd(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    batch, depth = int(node.attr("batch_dims")), inputs[1].shape[-1]
+    sizes = inputs[0].shape[batch : batch + depth]
+    rest = len(inputs[1].shape) - 1 - batch  # dimensions of the indices behind the shared ones
+
+    def run(x: Tensor, indices: Tensor) -> Tensor:
+        places = [torch.where(i < 0, i + size, i) for i, size in zip(indices.unbind(-1), sizes, strict=True)]
+        shared = [torch.arange(x.shape[i], device=x.device).reshape(-1, *(1,) * (batch - i - 1 + rest)) for i in range(batch)]
+        return x[tuple(shared + places)]
+
+    return run
+
+
+def _tile(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    repeats = node.ints("repeats")
+    return lambda x: x.repeat(repeats)
+
+
+def _einsum(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    equation = str(node.attr("equation"))
+    return lambda *parts: torch.einsum(equation, *parts)
+
+
+def _col2im(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    image, block, dilation, stride = (node.ints(key) for key in ("image_shape", "block_shape", "dilations", "strides"))
+    if len(image) != 2:
+        raise GraphError(f"Col2Im of {len(image)} dimensions is not supported; torch has it for images of 2")
+    begin, end = node.ints("pads")[:2], node.ints("pads")[2:]
+    padded = tuple(size + low + high for size, low, high in zip(image, begin, end, strict=True))
+    crop = torch_pads([-pad for pad in begin], [-pad for pad in end])
+    return lambda x: F.pad(F.fold(x, padded, block, dilation, 0, stride), crop)
+
+
+def _product(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+    for axis in sorted(axes, reverse=True):
+        x = torch.prod(x, axis, keepdim)
+    return x
+
+
 def _expand(node: Node, inputs: Specs, outputs: Specs) -> Run:
     shape, source = node.ints("shape"), inputs[0].shape
     kept = [-1 if len(source) == len(shape) and size == source[i] else size for i, size in enumerate(shape)]
@@ -296,6 +335,11 @@ LOWERINGS: Mapping[str, Lowering] = {
     "Clip": _clip,
     "Gelu": _gelu,
     "Erf": _plain(torch.erf),
+    "Ceil": _plain(torch.ceil),
+    "Floor": _plain(torch.floor),
+    "Round": _plain(torch.round),
+    "Sign": _plain(torch.sign),
+    "IsNaN": _plain(torch.isnan),
     "Tanh": _plain(torch.tanh),
     "Sqrt": _plain(torch.sqrt),
     "Exp": _plain(torch.exp),
@@ -342,8 +386,15 @@ LOWERINGS: Mapping[str, Lowering] = {
     "ReduceSum": _reduce(torch.sum),
     "ReduceMax": _reduce(torch.amax),
     "ReduceMin": _reduce(torch.amin),
+    "ReduceProd": _reduce(_product),
+    "ReduceL1": _reduce(lambda x, axes, keepdim: torch.sum(torch.abs(x), axes, keepdim)),
+    "ReduceSumSquare": _reduce(lambda x, axes, keepdim: torch.sum(x * x, axes, keepdim)),
     "ReduceL2": _reduce(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
     "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Tile": _tile,
+    "Col2Im": _col2im,
+    "Einsum": _einsum,
     "Expand": _expand,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
