@@ -122,6 +122,12 @@ class Lowering:
         after = START if last else self._state(state, number, lowered)
         return Unit(kernels, after, state != START and self._entangle(state, number, last, lowered))
 
+    def _layer(self, number: int) -> tuple[Layer, TensorSpec]:
+        """A block's layer and what it reads."""
+        block = self._index.blocks[number]
+        assert not isinstance(block.layer, WholeNetwork)  # it has no neighbours
+        return block.layer, block.input
+
     def _number(self, kernel: Kernel) -> int:
         number = self._numbers.setdefault(kernel, len(self.kernels))
         if number == len(self.kernels):
@@ -134,17 +140,17 @@ class Lowering:
         found = self._state_ids.setdefault(after, len(self._states))
         if found == len(self._states):
             self._states.append(after)
-        block = self._index.blocks[number]
-        self._examples.setdefault((found, block.layer.output(block.input)), (state, number))
+        layer, source = self._layer(number)
+        self._examples.setdefault((found, layer.output(source)), (state, number))
         return found
 
     def _lower(self, state: int, number: int, last: bool) -> _Lowered | None:
         """A block behind a short network that leaves its input in this state; None where it writes nothing."""
         key = (self._states[state].found, number, last)
         if key not in self._lowered:
-            block = self._index.blocks[number]
-            spec, before = self._prefix(state, block.input)
-            lowered = self._place(spec, before, (block.layer,), last=last)
+            layer, source = self._layer(number)
+            spec, before = self._prefix(state, source)
+            lowered = self._place(spec, before, (layer,), last=last)
             if lowered is None:
                 return None
             self._lowered[key] = lowered
@@ -157,10 +163,10 @@ class Lowering:
         key = (self._states[state].found, spec)
         if key not in self._before:
             earlier, number = self._examples[state, spec]
-            block = self._index.blocks[number]
-            source, before = self._prefix(earlier, block.input)
-            whole = (source, (*before, block.layer))
-            shorter = [(spec, (PROBE,)), (block.input, (block.layer,))]
+            layer, source = self._layer(number)
+            start, before = self._prefix(earlier, source)
+            whole = (start, (*before, layer))
+            shorter: list[tuple[TensorSpec, tuple[Layer, ...]]] = [(spec, (PROBE,)), (source, (layer,))]
             self._before[key] = next((each for each in shorter if self._leaves(each, key[0])), whole)
         return self._before[key]
 
@@ -174,12 +180,12 @@ class Lowering:
         """Whether a block and one that leads to this state have other kernels together than each for itself."""
         key = (state, lowered.head)
         if key not in self._entangled:
-            block = self._index.blocks[number]
-            earlier, neighbour = self._examples[state, block.input]
-            other = self._index.blocks[neighbour]
+            layer, source = self._layer(number)
+            earlier, neighbour = self._examples[state, source]
             alone = self._lower(earlier, neighbour, False)
-            spec, before = self._prefix(earlier, other.input)
-            together = self._place(spec, before, (other.layer, block.layer), last=last)
+            other, start = self._layer(neighbour)
+            spec, before = self._prefix(earlier, start)
+            together = self._place(spec, before, (other, layer), last=last)
             assert alone is not None  # blocks that write nothing lead to no state
             assert together is not None
             self._entangled[key] = together.kernels != (*alone.kernels, *lowered.kernels) or together.probed != lowered.probed

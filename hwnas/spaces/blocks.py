@@ -157,10 +157,10 @@ class _Tables:
         layers = tuple(table.part.layers(arch))
         if not layers and table is self._tables[-1]:
             raise GraphError(f"the last part of '{self._space.name}' must make a layer whatever the choices, and makes none for {arch}")
-        block = Block(layers[0] if len(layers) == 1 else Run(layers), self._specs[spec])
-        number = self._index.number(block)
+        layer, source = layers[0] if len(layers) == 1 else Run(layers), self._specs[spec]
+        number = self._index.number(Block(layer, source))
         self._outputs = grown(self._outputs, number + 1, 0)
-        self._outputs[number] = self._spec(block.layer.output(block.input))
+        self._outputs[number] = self._spec(layer.output(source))
         table.blocks.reshape(-1)[place] = number
 
     def _spec(self, spec: TensorSpec) -> int:
