@@ -18,7 +18,7 @@ _UNARY = frozenset(
     {
         *("Abs", "Cast", "Cos", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Neg", "Not"),
         *("Reciprocal", "Relu", "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "Clip"),
-        *("DequantizeLinear", "QuantizeLinear"),
+        *("Ceil", "DequantizeLinear", "Elu", "Floor", "QuantizeLinear", "Round", "Sign"),
     }
 )
 _BROADCAST = frozenset(
@@ -27,7 +27,7 @@ _BROADCAST = frozenset(
         *("Pow", "Sub", "Sum", "Where"),
     }
 )
-_REDUCTIONS = frozenset({"ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"})
+_REDUCTIONS = frozenset(f"Reduce{how}" for how in ("L1", "L2", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"))
 _AXIS = frozenset({"Concat", "LogSoftmax", "Softmax", "Split"})
 _IMAGES = ((0, 2, 3, 1), (0, 3, 1, 2))  # the permutations that a Resize lets through
 _POOLS = frozenset({"QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearMaxPool"})  # of integers: have a form for channels last
