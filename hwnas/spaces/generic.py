@@ -35,7 +35,7 @@ class GenericSpace(SearchSpace):
         self.genes = (
             Gene("family", tuple(FAMILIES)),
             Gene("resolution", RESOLUTIONS),
-            Gene("width", (0.25, 0.35, 0.5, 0.7, 1.0, 1.4)),
+            Gene("width", (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)),
             Gene("depth", (1, 2, 3, 4, 6)),
             Gene("activation", (*ACTIVATIONS, "rare")),
             Gene("norm", ("batch", "none"), when=("family", FREE_NORM)),

@@ -17,7 +17,7 @@ def plain(s: Sketch) -> Graph:
     x = s.image()
     pool, kernel = s.pick("MaxPool", "MaxPool", "AveragePool"), s.pick(3, 3, 3, 5)
     for channels in s.growing(64, s.pick(3, 4, 5)):
-        width = s.wide(x, min(channels, 640), window=kernel**2)
+        width = s.wide(x, min(channels, 768), window=kernel**2)
         for j in s.blocks():
             x = s.conv(x, width, s.pick(1, 2 * kernel - 3) if j and s.chance(0.15) else kernel, dilation=s.pick(1, 1, 1, 1, 1, 2))
         if s.roomy(x):
@@ -75,7 +75,7 @@ def stem_of(s: Sketch, channels: float) -> str:
     """What meets the image: one strided convolution, a large one and a pooling, three small ones, or none."""
     x = s.image()
     width = s.wide(x, channels * s.coarse.width * s.between(0.7, 1.5) + 4)
-    form = s.pick("3x3", "3x3", "7x7", "deep", "same", "valid")
+    form = s.pick("3x3", "3x3", "3x3", "7x7", "7x7", "deep", "valid", "same" if s.coarse.resolution < 100 else "3x3")
     if form == "7x7":
         return s.pool(s.conv(x, width, s.pick(5, 7, 7), 2), "MaxPool", 3, 2)
     if form == "deep":
@@ -117,7 +117,7 @@ def residual(s: Sketch) -> Graph:
         x = shortcut(s, x, out, stride, pooled=pooled)
         return s.act(s.add(*((y, x) if s.chance(0.5) else (x, y))))
 
-    return s.head(staged(s, block, first=32 if bottleneck else 56, step=16 if groups > 1 else 0))
+    return s.head(staged(s, block, first=48 if bottleneck else 64, step=16 if groups > 1 else 0))
 
 
 def preactivated(s: Sketch) -> Graph:
@@ -126,7 +126,7 @@ def preactivated(s: Sketch) -> Graph:
     bottleneck = s.chance(0.5)
 
     def before(x: str) -> str:
-        return s.act(s.group_norm(x, s.pick(4, 8)) if grouped else s.b.batch_norm(x))
+        return s.act(s.group_norm(x, s.pick(4, 8)) if grouped else s.batch_norm(x))
 
     def block(x: str, channels: int, stride: int) -> str:
         y = before(x)
@@ -139,7 +139,7 @@ def preactivated(s: Sketch) -> Graph:
         y = s.conv(before(y), channels, 1 if bottleneck else 3, act=False, norm=False)
         return s.add(y, x)
 
-    x = staged(s, block, first=96 if bottleneck else 48, step=8, window=2 if bottleneck else 9)
+    x = staged(s, block, first=160 if bottleneck else 64, step=8, window=2 if bottleneck else 9)
     return s.head(before(x))
 
 
@@ -158,7 +158,7 @@ def grouped(s: Sketch) -> Graph:
         y = s.conv(y, channels, act=False)
         return s.act(s.add(shortcut(s, x, channels, stride, pooled=pooled), y))
 
-    return s.head(staged(s, block, first=64, step=of, window=4))
+    return s.head(staged(s, block, first=80, step=of, window=4))
 
 
 def inverted(s: Sketch) -> Graph:
@@ -180,7 +180,7 @@ def inverted(s: Sketch) -> Graph:
         y = s.conv(y, channels, act=False)
         return s.add(*((y, x) if s.chance(0.5) else (x, y))) if stride == 1 and before == channels else y
 
-    x = staged(s, block, first=24, window=16, stem=24)
+    x = staged(s, block, first=28, window=16, stem=32)
     return s.head(s.conv(x, s.wide(x, 1280 * min(1, s.coarse.width + 0.3), window=1)) if s.chance(0.7) else x)
 
 
@@ -196,7 +196,7 @@ def separable(s: Sketch) -> Graph:
         y = s.conv(s.conv(y, channels, kernel, groups=channels, act=False), channels, act=False)
         return s.act(s.add(y, shortcut(s, x, channels, stride, pooled=False)))
 
-    return s.head(staged(s, block, first=48, window=3))
+    return s.head(staged(s, block, first=72, window=3))
 
 
 def shuffled(s: Sketch) -> Graph:
@@ -230,7 +230,7 @@ def shuffled(s: Sketch) -> Graph:
         return s.shuffle(y, 2)
 
     version = s.pick(1, 2)
-    x = staged(s, first_version if version == 1 else second_version, first=112, step=24 if version == 1 else 4, window=2)
+    x = staged(s, first_version if version == 1 else second_version, first=160, step=24 if version == 1 else 4, window=2)
     return s.head(s.conv(x, s.wide(x, 1024, window=1)) if s.chance(0.5) else x)
 
 
@@ -248,9 +248,7 @@ def dense(s: Sketch) -> Graph:
     growth = s.wide(x, 32 * s.coarse.width * s.between(0.6, 1.5), window=60)
 
     def before(x: str) -> str:
-        x = s.act(b.batch_norm(x))
-        s.spend(0, x)
-        return x
+        return s.act(s.batch_norm(x))
 
     for i in range(s.pick(3, 4)):
         if i:
@@ -321,7 +319,7 @@ def decoder(s: Sketch) -> Graph:
     upward, joined = s.pick("nearest", "linear", "transposed", "shuffle"), s.pick("Concat", "Add", "none")
     x = stem_of(s, 24)
     seen = []
-    for channels in s.growing(24, s.pick(2, 3, 4)):
+    for channels in s.growing(40, s.pick(2, 3, 4)):
         width = s.wide(x, channels, step=8)
         for _ in s.blocks(s.pick(1, 2)):
             x = s.conv(x, width, 3)
@@ -403,7 +401,7 @@ def mixed(s: Sketch) -> Graph:
             current[0] = s.pick(*kinds)
         return block(current[0], x, channels, stride)
 
-    return s.head(staged(s, any_block, first=40))
+    return s.head(staged(s, any_block, first=56))
 
 
 FAMILIES: Mapping[str, Family] = {

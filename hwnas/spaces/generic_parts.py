@@ -13,9 +13,10 @@ from hwnas.ir import Graph, GraphBuilder
 from hwnas.ir.node import Array, AttrValue
 
 T = TypeVar("T")
-LIMIT = (2e8, 3e9)  # floating-point operations that a network may spend, drawn log-uniformly between the two
+LIMIT = (3e8, 4e9)  # floating-point operations that a network may spend, drawn log-uniformly between the two
 MEMORY_OPS = 6.0  # operations that an element moved counts for: what memory-bound layers cost
-WIDEST_PART = 0.2  # of the limit, that one convolution may take
+WIDEST_PART = 0.25  # of the limit, that one convolution may take
+WIDEST = 1024  # channels of a stage, before any expansion
 STAGE_PART = 0.4  # of the limit, that one stage may take
 USUAL_RESOLUTION = 144  # at which a multiplier of 1 gives the usual channel counts; smaller images get more
 SMALLEST = 4  # pixels below which nothing is downsampled
@@ -105,7 +106,10 @@ class Sketch:
         self._spent = 0.0
         self.limit = float(np.exp(rng.uniform(*np.log(LIMIT))))
         self.activation = self.pick(*RARE) if coarse.activation == "rare" else coarse.activation
-        self.drops_bias = self.chance(0.7)  # of token layers' normalised neighbours, such as q, k, v
+        self.biased = self.chance(0.7)  # queries, keys and values
+        self.pads_apart = self.chance(0.12)  # a strided convolution's padding is an operator of its own
+        self.scales = self.chance(0.12)  # scale and shift are operators of their own, behind a normalisation that stands alone
+        self.sums = self.chance(0.1)  # residuals are added by Sum
 
     # Choices.
 
@@ -136,7 +140,7 @@ class Sketch:
             step: the count is a multiple of it; 0: as `round`.
         """
         area = prod(self.b.shape(x)[2:])
-        channels = min(channels, sqrt(WIDEST_PART * self.limit / (2 * window * area)))
+        channels = min(channels, WIDEST, sqrt(WIDEST_PART * self.limit / (2 * window * area)))
         return max(step, int(channels / step + 0.5) * step) if step else self.round(channels)
 
     def blocks(self, most: int | None = None, *, share: float = STAGE_PART) -> Iterator[int]:
@@ -158,7 +162,7 @@ class Sketch:
         channels = first * self.coarse.width * self.between(0.75, 1.33) * sqrt(USUAL_RESOLUTION / self.coarse.resolution)
         for _ in range(stages):
             yield channels
-            channels *= self.pick(1.4, 1.6, 2.0, 2.0, 2.0)
+            channels *= self.pick(1.5, 2.0, 2.0, 2.0, 2.5)
 
     def roomy(self, x: str) -> bool:
         """Whether an image is large enough to be downsampled."""
@@ -191,10 +195,12 @@ class Sketch:
         """A convolution, its normalisation (or a bias), and its activation; "same" padding unless told."""
         b, height_width = self.b, (kernel, kernel) if isinstance(kernel, int) else kernel
         batch_norm = norm and self.coarse.norm == "batch"
+        around = pads or tuple(dilation * (size - 1) // 2 for size in height_width) * 2
+        if self.pads_apart and stride > 1 and any(around):
+            x, around = b.op("Pad", [x], pads=(0, 0, *around[:2], 0, 0, *around[2:])), (0,) * 4
         weight = b.weight("w", (channels, b.shape(x)[1] // groups, *height_width))
         inputs = [x, weight] if batch_norm else [x, weight, b.weight("b", (channels,), "zeros")]
-        around = tuple(dilation * (size - 1) // 2 for size in height_width) * 2
-        x = b.op("Conv", inputs, strides=(stride,) * 2, pads=pads or around, dilations=(dilation,) * 2, group=groups)
+        x = b.op("Conv", inputs, strides=(stride,) * 2, pads=around, dilations=(dilation,) * 2, group=groups)
         self.spend(2 * prod(b.shape(x)) * prod(height_width) * (b.shape(weight)[1]), x)
         x = b.batch_norm(x) if batch_norm else x
         return self.act(x, act if isinstance(act, str) else None) if act else x
@@ -216,9 +222,19 @@ class Sketch:
         self.spend(0, x)
         return x
 
+    def batch_norm(self, x: str) -> str:
+        """A batch normalisation that no convolution absorbs."""
+        x = self.b.batch_norm(x)
+        self.spend(0, x)
+        if self.scales:
+            x = self.b.op("Mul", [x, self.b.weight("scale", (self.b.shape(x)[1], 1, 1), "ones")])
+            x = self.add(x, self.b.weight("shift", (self.b.shape(x)[1], 1, 1), "zeros"))
+        return x
+
     def add(self, *values: str) -> str:
         """A sum of two values."""
-        x = self.b.op("Add", values)
+        shapes = {self.b.shape(value) for value in values}
+        x = self.b.op("Sum" if self.sums and len(shapes) == 1 else "Add", values)
         self.spend(0, x)
         return x
 

@@ -42,7 +42,7 @@ def attention(s: Sketch, x: str, heads: int, *, form: str, bias: str | None = No
     value = value or width // heads
     scaling = s.pick("scores", "scores-mul", "both", "query")
     if form == "joined" and key == value:
-        y = s.linear(x, 3 * heads * key, bias=not s.drops_bias)
+        y = s.linear(x, 3 * heads * key, bias=s.biased)
         y = b.op("Reshape", [y], shape=(n, count, 3, heads, key))
         y = b.op("Transpose", [y], perm=(2, 0, 3, 1, 4))
         s.spend(0, y)
@@ -50,14 +50,12 @@ def attention(s: Sketch, x: str, heads: int, *, form: str, bias: str | None = No
         k = b.op("Transpose", [k], perm=(0, 1, 3, 2))
     else:
         if form == "split":
-            y = s.linear(x, heads * (2 * key + value), bias=not s.drops_bias)
+            y = s.linear(x, heads * (2 * key + value), bias=s.biased)
             y = b.op("Reshape", [y], shape=(n, count, heads, 2 * key + value))
             parts = b.ops("Split", [y], outputs=3, axis=3, split=(key, key, value))
         else:
             sizes = (key, key, value)
-            parts = tuple(
-                b.op("Reshape", [s.linear(x, heads * size, bias=not s.drops_bias)], shape=(n, count, heads, size)) for size in sizes
-            )
+            parts = tuple(b.op("Reshape", [s.linear(x, heads * size, bias=s.biased)], shape=(n, count, heads, size)) for size in sizes)
         q, k, v = (
             b.op("Transpose", [part], perm=perm) for part, perm in zip(parts, ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)), strict=True)
         )
@@ -270,7 +268,7 @@ def pooled(s: Sketch) -> Graph:
     b, expansion = s.b, s.pick(2, 4)
     x = s.image()
     normalise = s.b.batch_norm if s.chance(0.4) else lambda x: s.group_norm(x, 1)
-    for i, channels in enumerate(s.growing(64, s.pick(2, 3, 4))):
+    for i, channels in enumerate(s.growing(80, s.pick(3, 4))):
         width = s.wide(x, channels, window=2 * expansion)
         if i == 0:
             x = s.conv(x, width, 7, 4, act=False, norm=False)
@@ -306,7 +304,7 @@ def channels_last(s: Sketch) -> Graph:
         s.spend(0, x, x, x, x)
         return s.add(b.op("Mul", [b.weight("scale", (channels, 1, 1), "ones"), x]), b.weight("shift", (channels, 1, 1), "zeros"))
 
-    for i, channels in enumerate(s.growing(64, s.pick(2, 3, 4))):
+    for i, channels in enumerate(s.growing(80, s.pick(3, 4))):
         width = s.wide(x, channels, window=2 * expansion)
         if i == 0:
             patch = s.pick(2, 4, 4)
