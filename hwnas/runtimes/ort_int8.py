@@ -16,7 +16,8 @@ Range: TypeAlias = tuple[float, float]
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 COMPUTES = frozenset({"Add", "Mul", "Sigmoid", "LeakyRelu", "GlobalAveragePool", "Concat", "Softmax"})
-KEEPS_SCALE = frozenset({"MaxPool", "AveragePool", "Reshape", "Transpose", "Flatten", "Slice", "Split", "Gather", "Resize"})
+POOLS = frozenset({"MaxPool", "AveragePool"})
+KEEPS_SCALE = POOLS | {"Reshape", "Transpose", "Flatten", "Slice", "Split", "Gather", "Resize"}  # only where a neighbour is in 8 bits
 LIMITS = frozenset({"Relu", "Clip"})
 
 
@@ -42,24 +43,27 @@ def scheme(graph: Graph, *, leave: Set[str] = frozenset()) -> Scheme:
         graph: folded (`hwnas.ir.fold`), since a normalisation between two operators would stay in fp32; weights may be recipes.
         leave: names of nodes that stay in fp32.
     """
-    marked = _Marking(graph, leave)
+    marking = _Marking(graph, leave)
     for node in graph.nodes:
-        marked.visit(node)
-    nodes = tuple(marked.nodes.values())
-    return Scheme(graph=replace(graph, nodes=nodes), ranged=marked.ranged, weighted=marked.weighted)
+        marking.visit(node)
+    while any([marking.spread(node) for node in marking.keeping]):
+        pass
+    return Scheme(graph=replace(graph, nodes=tuple(marking.nodes.values())), ranged=marking.ranged, weighted=marking.weighted)
 
 
 class _Marking:
-    """Goes through a network once, in order, and marks what is quantised.
+    """Marks what is quantised.
 
     Attributes:
-        nodes: that remain, by the first value each writes.
+        nodes: that remain, by the first value that each writes.
+        keeping: those of them that hand values of one scale on, where both sides are in 8 bits.
         ranged: as in `Scheme`.
         weighted: as in `Scheme`.
     """
 
     def __init__(self, graph: Graph, leave: Set[str]) -> None:
         self.nodes: dict[str, Node] = {}
+        self.keeping: list[Node] = []
         self.ranged: dict[str, str] = {}
         self.weighted: set[str] = set()
         self._graph = graph
@@ -67,9 +71,12 @@ class _Marking:
         self._computed = graph.constants - set(graph.weights)
 
     def visit(self, node: Node) -> None:
-        """Decides on one node."""
+        """Decides on one node, in order."""
         data = node.inputs[0]
-        if node.op in LIMITS and data in self.ranged and node.name not in self._leave and self._absorbed(node):
+        if node.name not in self._leave and node.op in LIMITS and self._is_alone(data):
+            self.nodes[node.outputs[0]] = replace(self.nodes.pop(data), outputs=node.outputs)
+            self.ranged[node.outputs[0]] = node.outputs[0]
+            del self.ranged[data]
             return
         self.nodes[node.outputs[0]] = node
         if node.name in self._leave or not self._floats(node):
@@ -82,10 +89,21 @@ class _Marking:
                 self._mark(*node.inputs, *node.outputs)
         elif node.op in COMPUTES:
             self._mark(*node.inputs, *node.outputs)
-        elif node.op in KEEPS_SCALE and data in self.ranged and self._keeps_scale(node):
-            self.ranged.update(dict.fromkeys(node.outputs, self.ranged[data]))
-        elif node.op in LIMITS and data in self.ranged:
-            self._mark(*node.outputs)
+        elif node.op in KEEPS_SCALE and self._keeps_scale(node):
+            self.keeping.append(node)
+            if node.op in POOLS:
+                self._mark(data)
+
+    def spread(self, node: Node) -> bool:
+        """Puts what a node hands on in 8 bits where what it reads is, and the other way round; whether anything changed."""
+        data = node.inputs[0]
+        if data not in self.ranged and self.ranged.keys().isdisjoint(node.outputs):
+            return False
+        source = self.ranged.setdefault(data, data)
+        if all(self.ranged.get(value) == source for value in node.outputs):
+            return False
+        self.ranged.update(dict.fromkeys(node.outputs, source))
+        return True
 
     def _mark(self, *values: str) -> None:
         for value in values:
@@ -97,18 +115,11 @@ class _Marking:
         floats = specs[0].dtype == "float32" and (node.op == "Gather" or all(spec.dtype == "float32" for spec in specs))
         return floats and not self._graph.constants.issuperset(node.inputs) and self._computed.isdisjoint(node.inputs)
 
-    def _absorbed(self, node: Node) -> bool:
-        """Whether a limit becomes part of the scale of what nobody else reads; then the node before it writes its output."""
-        data, graph = node.inputs[0], self._graph
-        if data in graph.inputs or data in graph.outputs or len(graph.consumers[data]) > 1:
-            return False
-        first = data if data in self.nodes else next(first for first, node in self.nodes.items() if data in node.outputs)
-        before = self.nodes.pop(first)
-        writer = replace(before, outputs=tuple(node.outputs[0] if value == data else value for value in before.outputs))
-        self.nodes[writer.outputs[0]] = writer
-        del self.ranged[data]
-        self._mark(node.outputs[0])
-        return True
+    def _is_alone(self, value: str) -> bool:
+        """Whether an 8-bit operator writes a value for one reader only, so that a limit behind it can become part of its scale."""
+        writer = self.nodes.get(value)
+        computed = writer is not None and writer.op in WEIGHTED | COMPUTES and self.ranged.get(value) == value
+        return computed and value not in self._graph.outputs and len(self._graph.consumers[value]) == 1
 
     def _quantises(self, node: Node) -> bool:
         """Whether the weights and the bias of a node have the form that 8-bit kernels take."""

@@ -8,7 +8,7 @@ and whatever can does so behind it; Transposes at the borders are re-orders, as 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ CHANNELS_LAST = "nhwc"
 TO_LAST, TO_FIRST = "ReorderInput", "ReorderOutput"
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 MOVES = frozenset({TO_LAST, TO_FIRST, QUANTIZE, DEQUANTIZE})
+DEFINED = frozenset({"HardSwish", "Mish"})  # run as several operators that end in a product with the input
 _TOKENS = re.compile(r"(_token_\d+)+$")
 
 
@@ -106,14 +107,17 @@ class _Reading:
         self._owned: set[str] = set()
         self._values = {value: _Value(held=value) for value in graph.inputs}
         self._parts: dict[str, list[str]] = {}  # a value inside a definition -> the nodes behind it
-        self._moves: dict[str, tuple[str, str, str]] = {}  # node -> what it does, value, what it writes
+        self._moves: dict[str, tuple[str, str, Sequence[str]]] = {}  # node -> what it does, if we know that; the value; what it writes
         self._writers: dict[str, KernelCall] = {}  # a graph's value -> the kernel that writes it
 
     def read(self, name: str, node: Any) -> None:
         """Finds the kernel of a node, or what it moves."""
         own = self._by_name.get(name) or self._by_name.get(_TOKENS.sub("", name))
         data = self._values.get(node.input[0], _Value(held=node.input[0]))
-        if node.op_type in (QUANTIZE, DEQUANTIZE):
+        if node.op_type == DEQUANTIZE and node.input[0] not in self._values:  # of weights, for an operator in fp32
+            self._parts[node.output[0]] = [name]
+            self._moves[name] = ("", node.input[0], node.output)
+        elif node.op_type in (QUANTIZE, DEQUANTIZE):
             value = _TOKENS.sub("", name).removesuffix(f"_{node.op_type}")
             value = value if value in self._graph.specs else data.held
             self._values[node.output[0]] = _Value(held=value, bits=node.op_type == QUANTIZE, last=data.last)
@@ -121,30 +125,32 @@ class _Reading:
             if node.op_type == QUANTIZE and limits:  # a limit whose input nobody quantised
                 self._made([name], limits, kernel_of(self._graph, limits, op=QUANTIZE, layout="nchw", int8=True))
             else:
-                self._moves[name] = (node.op_type, value, node.output[0])
+                self._moves[name] = (node.op_type, value, node.output)
         elif node.op_type == "Transpose" and own is None:
             self._values[node.output[0]] = _Value(held=data.held, bits=data.bits, last=not data.last)
-            self._moves[name] = (TO_FIRST if data.last else TO_LAST, data.held, node.output[0])
+            self._moves[name] = (TO_FIRST if data.last else TO_LAST, data.held, node.output)
         else:
-            self._compute(name, node, own)
+            self._compute(name, node, own, data)
 
-    def _compute(self, name: str, node: Any, own: Node | None) -> None:
+    def _compute(self, name: str, node: Any, own: Node | None, data: _Value) -> None:
         parts = [name, *(part for value in node.input for part in self._parts.get(value, ()) if part not in self.calls)]
         if own is None:
             ends = next((value for value in (node.output[0], node.output[0].removesuffix("_raw")) if value in self._graph.producers), None)
             own = self._graph.producers[ends] if ends else self._defined(node)
         if own is None:
             self._parts.update((output, parts) for output in node.output)
+            self._values.update((output, data) for output in node.output if data.held in self._graph.specs)
+            self._moves[name] = ("", data.held, node.output)
             return
         known = [self._values[value] for value in node.input if value in self._values]
         bits = node.op_type.startswith("Q") or any(value.bits for value in known)
         last = any(value.last for value in known)
         members = {member.name: member for value in own.outputs for member in members_of(self._graph, value, self._owned)}
-        if not members:
-            raise GraphError(f"ONNX Runtime's node '{name}' ({node.op_type}) computes what another does in graph '{self._graph.name}'")
         ordered = sorted(members.values(), key=lambda member: self._position[member.name])
-        layout = CHANNELS_LAST if last else "nchw"
-        self._made(parts, ordered, kernel_of(self._graph, ordered, op=own.op, layout=layout, int8=bits))
+        if ordered:
+            self._made(parts, ordered, kernel_of(self._graph, ordered, op=own.op, layout=CHANNELS_LAST if last else "nchw", int8=bits))
+        else:  # one of several nodes that replace it
+            self.calls.update(dict.fromkeys(parts, self._writers[own.outputs[0]]))
         self._values.update((new, _Value(held=value, bits=bits, last=last)) for new, value in zip(node.output, own.outputs, strict=False))
 
     def _made(self, parts: list[str], members: list[Node], call: KernelCall) -> None:
@@ -153,21 +159,21 @@ class _Reading:
         self._writers.update((value, call) for member in members for value in member.outputs)
 
     def _defined(self, node: Any) -> Node | None:
-        """The HardSwish that a Mul ends: it runs as its definition."""
+        """The activation that a Mul ends, where it runs as its definition."""
         if node.op_type != "Mul" or not any(value in self._parts for value in node.input):
             return None
         held = [self._values[value].held for value in node.input if value in self._values]
         readers = (reader for value in held for reader in self._graph.consumers.get(value, ()))
-        return next((reader for reader in readers if reader.op == "HardSwish" and reader.name not in self._owned), None)
+        return next((reader for reader in readers if reader.op in DEFINED and reader.name not in self._owned), None)
 
     def place(self, name: str, readers: Mapping[str, list[str]]) -> KernelCall:
         """The kernel of a node; what moves a value belongs to the first kernel that needs it, or at the network's end to its writer."""
-        if name in self._moves:
-            op, held, output = self._moves[name]
-            value = copied(self._graph, held)
-            causes = [self.place(reader, readers) for reader in readers.get(output, ())] or [self._writers[value]]
-            cause = min(causes, key=lambda call: min(self._position[member] for member in call.nodes))
-            self.calls[name] = move_of(self._graph, op, value, cause)
         if name not in self.calls:
-            raise GraphError(f"ONNX Runtime's node '{name}' does not correspond to a node of graph '{self._graph.name}'")
+            op, value, outputs = self._moves[name]
+            value = copied(self._graph, value)
+            causes = [self.place(reader, readers) for output in outputs for reader in readers.get(output, ())]
+            if not causes and value not in self._writers:
+                raise GraphError(f"ONNX Runtime's node '{name}' does not correspond to a node of graph '{self._graph.name}'")
+            cause = min(causes or [self._writers[value]], key=lambda call: min(self._position[member] for member in call.nodes))
+            self.calls[name] = move_of(self._graph, op, value, cause) if op else cause
         return self.calls[name]

@@ -106,6 +106,7 @@ class _Writer:
         for value in written:
             model.graph.node.extend(held[value].nodes)
         for piece, node in zip(pieces, self._graph.nodes, strict=True):
+            _without_dilations(piece)
             model.graph.node.append(piece)
             for value in node.outputs:
                 model.graph.node.extend(held[value].nodes if value in held else ())
@@ -151,8 +152,10 @@ class _Writer:
             return _Held(raw=value, back=back, nodes=(self._node("DequantizeLinear", value, (bits, *scale.inputs), back),))
         ends = value in self._graph.outputs and value in self._graph.producers
         raw, back = (self._fresh(f"{value}_raw"), value) if ends else (value, self._fresh(f"{value}_dequantized"))
-        quantize = self._node("QuantizeLinear", value, (raw, *scale.inputs), bits)
-        return _Held(raw=raw, back=back, nodes=(quantize, self._node("DequantizeLinear", value, (bits, *scale.inputs), back)))
+        nodes = [self._node("QuantizeLinear", value, (raw, *scale.inputs), bits)]
+        if ends or value in self._graph.consumers:
+            nodes.append(self._node("DequantizeLinear", value, (bits, *scale.inputs), back))
+        return _Held(raw=raw, back=back, nodes=tuple(nodes))
 
     def _scale(self, source: str) -> _Scale:
         """Scale and zero point of the range of a value; 0 is always exact."""
@@ -224,6 +227,13 @@ class _Writer:
         from onnx import helper
 
         return helper.make_node(op, list(inputs), [output], name=f"{stem}_{op}", **attrs)
+
+
+def _without_dilations(node: NodeProto) -> None:
+    """Drops an attribute of average pools that later opsets have and ONNX Runtime's 8-bit kernel refuses, even where it says nothing."""
+    if node.op_type == "AveragePool":
+        for attribute in [attribute for attribute in node.attribute if attribute.name == "dilations" and set(attribute.ints) == {1}]:
+            node.attribute.remove(attribute)
 
 
 def _output_axis(node: Node, weight: Weight) -> int | None:
