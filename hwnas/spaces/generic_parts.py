@@ -31,7 +31,7 @@ class Coarse:
         resolution: of the image in pixels.
         width: multiplier of channel counts.
         depth: most blocks of a stage.
-        activation: a key of `ACTIVATIONS`, or `rare` for one of `RARE`.
+        activation: a key of `ACTIVATIONS`, or `rare` for several of `RARE` in turn.
         norm: `batch` for a normalisation behind each convolution, `none` for biases.
     """
 
@@ -86,11 +86,12 @@ RARE: Mapping[str, Emit] = {
     "mish": lambda b, x: b.op("Mul", [x, b.op("Tanh", [b.op("Softplus", [x])])]),
     "elu": lambda b, x: b.op("Elu", [x]),
     "leaky": lambda b, x: b.op("LeakyRelu", [x], alpha=0.1),
-    "selu": lambda b, x: b.op("Selu", [x]),
     "tanh": lambda b, x: b.op("Tanh", [x]),
     "sigmoid": lambda b, x: b.op("Sigmoid", [x]),
     "prelu": lambda b, x: b.op("PRelu", [x, b.constant("slope", np.full((b.shape(x)[1], 1, 1), 0.25, np.float32))]),
 }
+RARE_AT_ONCE = 4  # kinds of rare activations in a network that has any
+COSTLY = {"mish": 300, "elu": 60, "gelu": 30}  # operations that an element costs; rare ones are often not vectorised
 
 
 class Sketch:
@@ -105,7 +106,7 @@ class Sketch:
         self._rng = rng
         self._spent = 0.0
         self.limit = float(np.exp(rng.uniform(*np.log(LIMIT))))
-        self.activation = self.pick(*RARE) if coarse.activation == "rare" else coarse.activation
+        self.activations = tuple(self.pick(*RARE) for _ in range(RARE_AT_ONCE)) if coarse.activation == "rare" else (coarse.activation,)
         self.biased = self.chance(0.7)  # queries, keys and values
         self.pads_apart = self.chance(0.12)  # a strided convolution's padding is an operator of its own
         self.scales = self.chance(0.12)  # scale and shift are operators of their own, behind a normalisation that stands alone
@@ -207,7 +208,8 @@ class Sketch:
 
     def act(self, x: str, name: str | None = None) -> str:
         """An activation: the network's, unless another is named."""
-        name = name or self.activation
+        name = name or self.pick(*self.activations)
+        self.spend(COSTLY.get(name, 10) * prod(self.b.shape(x)) if name in RARE or name == "gelu" else 0)
         if name == "prelu" and len(self.b.shape(x)) != 4:
             name = "leaky"
         return ({**ACTIVATIONS, **RARE})[name](self.b, x)
