@@ -45,6 +45,7 @@ def devices(as_json: bool) -> None:
 @click.command()
 @options.device
 @options.load
+@options.precision
 @click.option("--space", default="mobilenet", show_default=True, help="Networks to measure: a space's name, or path.py:Class.")
 @click.option("--max-time", type=options.SECONDS, default="90s", show_default=True, help="Stop after this time, such as 90s or 5m.")
 @click.option(
@@ -59,6 +60,7 @@ def profile(
     device: str,
     threads: int,
     batch: int,
+    precision: str,
     space: str,
     max_time: float,
     target_error: float,
@@ -88,6 +90,7 @@ def profile(
             space=space,
             threads=threads,
             batch=batch,
+            precision=precision,
             seed=seed,
             plan=plan,
             start="resume" if resume else "restart" if restart else "new",
@@ -102,15 +105,16 @@ def profile(
 @click.command()
 @options.device
 @options.load
+@options.precision
 @click.option("--space", default=None, help="Networks whose profile to learn from; all that were profiled with this setting by default.")
 @options.home
 @options.as_json
-def fit(device: str, threads: int, batch: int, space: str | None, workspace: Workspace, as_json: bool) -> None:
+def fit(device: str, threads: int, batch: int, precision: str, space: str | None, workspace: Workspace, as_json: bool) -> None:
     """Learn again from profiles that were measured before."""
     from hwnas.workflows.context import setting_of
     from hwnas.workflows.profile import fit_profile
 
-    found = fit_profile(workspace, setting_of(device, threads=threads, batch=batch), space)
+    found = fit_profile(workspace, setting_of(device, threads=threads, batch=batch, precision=precision), space)
     if as_json:
         plain = [outcome.as_json() for outcome in found]
         options.print_json(plain if len(plain) > 1 else plain[0])
@@ -137,14 +141,24 @@ def _print_fit(outcome: Profiled) -> None:
 @options.files
 @options.device
 @options.load
+@options.precision
 @click.option("--strict", is_flag=True, help="Refuse networks with kernels that the device was not profiled for.")
 @options.home
 @options.as_json
-def predict(models: tuple[Path, ...], device: str, threads: int, batch: int, strict: bool, workspace: Workspace, as_json: bool) -> None:
+def predict(
+    models: tuple[Path, ...],
+    device: str,
+    threads: int,
+    batch: int,
+    precision: str,
+    strict: bool,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Predict the latency of ONNX models on a device, which need not be here."""
     from hwnas.workflows.predict import predict as run
 
-    predictions, notes = run(workspace, models, device=device, threads=threads, batch=batch, strict=strict)
+    predictions, notes = run(workspace, models, device=device, threads=threads, batch=batch, precision=precision, strict=strict)
     for note in notes:
         click.echo(f"hwnas: note: {note}", err=True)
     if as_json:

@@ -62,6 +62,12 @@ def load(function: F) -> F:
     return click.option("--threads", type=int, default=1, show_default=True, help="Threads that compute, pinned.")(function)
 
 
+def precision(function: F) -> F:
+    """`--precision`."""
+    choice = click.Choice(["fp32", "int8"])
+    return click.option("--precision", type=choice, default="fp32", show_default=True, help="Of the arithmetic.")(function)
+
+
 def as_json(function: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(function)

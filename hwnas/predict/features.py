@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -77,6 +77,8 @@ def kind_of(kernel: Kernel) -> str:
     >>> kind_of(Kernel(op="Relu", inputs=(x,), outputs=(x,)))
     'Relu'
     """
+    if kernel.precision == "int8":
+        return f"int8-{kind_of(replace(kernel, precision='fp32'))}"
     if kernel.op in ("Conv", "ConvTranspose"):
         group = int(kernel.attr("group", 1))
         weight = kernel.weights[0].shape

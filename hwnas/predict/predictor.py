@@ -67,7 +67,7 @@ class Predictor:
 
     def kernels(self, graph: Graph) -> tuple[KernelCall, ...]:
         """The kernels that the runtime makes of a graph."""
-        return fuser(self.setting.runtime)(graph, self.block)
+        return fuser(self.setting.runtime, self.setting.precision)(graph, self.block)
 
     def estimate(self, graphs: Sequence[Graph], *, strict: bool = False) -> list[Estimate]:
         """Latency of networks, in their order; all kernels are predicted in one batch per kind.

@@ -24,15 +24,14 @@ LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 RENAMED = {op: f"QLinear{op}" for op in ("AveragePool", "GlobalAveragePool", "MaxPool")}  # have a form of their own for channels last
 
 
-def fuse(graph: Graph, facts: object = None) -> tuple[KernelCall, ...]:
+def fuse(graph: Graph, _: object = None) -> tuple[KernelCall, ...]:
     """The kernels of a graph in int8 on ONNX Runtime's CPU provider, in an order in which they can run.
 
     Args:
         graph: the network in fp32; weights may still be recipes.
-        facts: about fusion in fp32, which 8-bit kernels do not depend on.
+        _: what the runtime fuses in fp32, which is no matter here.
     """
-    plan = scheme(fold(graph, drafts=True))
-    return _Fusion(graph, plan).calls()
+    return _Fusion(graph, scheme(fold(graph, drafts=True))).calls()
 
 
 class _Fusion:

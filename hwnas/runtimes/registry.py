@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from hwnas.errors import HwnasError, UsageError, did_you_mean
 from hwnas.ir import Graph, KernelCall
+from hwnas.runtimes import ort_int8_fusion
 from hwnas.runtimes.base import Runtime
 from hwnas.runtimes.ort_fusion import fuse
 
@@ -36,7 +37,7 @@ def _onnxruntime(threads: int) -> Runtime:
 
 
 _MAKERS: Mapping[str, Callable[[int], Runtime]] = {"onnxruntime-cpu": _onnxruntime}
-_FUSERS: Mapping[str, Fuser] = {"onnxruntime-cpu": fuse}
+_FUSERS: Mapping[tuple[str, str], Fuser] = {("onnxruntime-cpu", "fp32"): fuse, ("onnxruntime-cpu", "int8"): ort_int8_fusion.fuse}
 _DEFAULT = {"cpu": "onnxruntime-cpu"}
 
 
@@ -59,9 +60,16 @@ def default(device: str) -> str:
     return _DEFAULT[device]
 
 
-def fuser(name: str) -> Fuser:
-    """Tells a runtime's kernels from the graph alone: a function of graph and channel block."""
-    return _FUSERS[name]
+def fuser(name: str, precision: str = "fp32") -> Fuser:
+    """Tells a runtime's kernels from the graph alone: a function of graph and channel block.
+
+    Raises:
+        UsageError: the runtime does not compute in that precision.
+    """
+    if (name, precision) not in _FUSERS:
+        known = ", ".join(f"{runtime} in {precision}" for runtime, precision in _FUSERS)
+        raise UsageError(f"this version of hwnas does not know which kernels '{name}' runs in '{precision}'; it knows: {known}")
+    return _FUSERS[name, precision]
 
 
 def _tensorrt() -> Status:

@@ -62,4 +62,4 @@ def roofline_of(profile: Profile) -> Roofline:
     """The roofline of the threads that a profile used."""
     peaks, units = profile.device["peak_flops"], profile.device["units"]
     share = profile.setting.threads / int(units)
-    return Roofline.of(peak_flops=float(peaks["fp32"]) * share)
+    return Roofline.of(peak_flops=float(peaks.get(profile.setting.precision, peaks["fp32"])) * share)
