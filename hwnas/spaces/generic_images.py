@@ -104,14 +104,14 @@ def residual(s: Sketch) -> Graph:
     groups = s.pick(1, 1, 1, 2, 4) if bottleneck else 1
 
     def block(x: str, channels: int, stride: int) -> str:
-        out = channels
+        out = channels * expansion if bottleneck else channels
+        inner = channels if groups > 1 else s.round(channels * s.pick(0.7, 1, 1, 1, 1.3))
         if bottleneck:
-            out = channels * expansion
             strides = (1, stride) if s.chance(0.7) else (stride, 1)
-            y = s.conv(s.conv(x, channels, stride=strides[0]), channels, kernel, strides[1], groups=groups)
+            y = s.conv(s.conv(x, inner, stride=strides[0]), inner, kernel, strides[1], groups=groups)
             y = s.conv(y, out, act=False)
         else:
-            y = s.conv(s.conv(x, channels, kernel, stride), channels, kernel, act=False)
+            y = s.conv(s.conv(x, inner, kernel, stride), out, kernel, act=False)
         if gated:
             y = s.gate(y, max(4, out // 16), "Sigmoid", "relu", form=s.pick("conv", "linear"))
         x = shortcut(s, x, out, stride, pooled=pooled)
@@ -146,11 +146,11 @@ def preactivated(s: Sketch) -> Graph:
 def grouped(s: Sketch) -> Graph:
     """Bottlenecks of grouped convolutions, the groups of one width throughout (ResNeXt, RegNet and their relatives)."""
     of = s.pick(4, 8, 8, 16, 16, 24, 32, 48, 64)
-    gated, shrink, pooled = s.chance(0.4), s.pick(1, 1, 1, 0.5), s.chance(0.15)
+    gated, pooled = s.chance(0.4), s.chance(0.15)
     kernel = s.pick(3, 3, 3, 5)
 
     def block(x: str, channels: int, stride: int) -> str:
-        inner = max(of, int(channels * shrink) // of * of)
+        inner = max(of, int(channels * s.pick(0.5, 1, 1, 1, 1.5)) // of * of)
         y = s.conv(x, inner)
         y = s.conv(y, inner, kernel, stride, groups=inner // of)
         if gated:
@@ -190,9 +190,9 @@ def separable(s: Sketch) -> Graph:
 
     def block(x: str, channels: int, stride: int) -> str:
         y = s.conv(x, s.b.shape(x)[1], kernel, stride, groups=s.b.shape(x)[1], act=between)
-        y = s.conv(y, channels)
         if not linked:
-            return y
+            return s.conv(y, s.round(channels * s.pick(0.75, 1, 1, 1.33)))
+        y = s.conv(y, channels)
         y = s.conv(s.conv(y, channels, kernel, groups=channels, act=False), channels, act=False)
         return s.act(s.add(y, shortcut(s, x, channels, stride, pooled=False)))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isqrt, prod, sqrt
-from typing import Any, TypeVar
+from math import prod, sqrt
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,7 +20,6 @@ WIDEST = 1024  # channels of a stage, before any expansion
 STAGE_PART = 0.4  # of the limit, that one stage may take
 USUAL_RESOLUTION = 144  # at which a multiplier of 1 gives the usual channel counts; smaller images get more
 SMALLEST = 4  # pixels below which nothing is downsampled
-GATES = ("Sigmoid", "HardSigmoid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,6 @@ class Sketch:
         self._spent = 0.0
         self.limit = float(np.exp(rng.uniform(*np.log(LIMIT))))
         self.activations = tuple(self.pick(*RARE) for _ in range(RARE_AT_ONCE)) if coarse.activation == "rare" else (coarse.activation,)
-        self.biased = self.chance(0.7)  # queries, keys and values
         self.pads_apart = self.chance(0.12)  # a strided convolution's padding is an operator of its own
         self.scales = self.chance(0.12)  # scale and shift are operators of their own, behind a normalisation that stands alone
         self.sums = self.chance(0.1)  # residuals are added by Sum
@@ -353,11 +351,6 @@ class Sketch:
         self.spend(0, x, x, x)
         return x
 
-    def softmax_of(self, scores: str) -> str:
-        """Attention weights."""
-        self.spend(0, scores, scores)
-        return self.b.op("Softmax", [scores], axis=-1)
-
     def product(self, a: str, c: str) -> str:
         """A matrix product of two activations."""
         x = self.b.op("MatMul", [a, c])
@@ -374,10 +367,4 @@ class Sketch:
         return self.b.op("Gather", [x, self.b.constant("index", np.array(index, np.int64))], axis=axis)
 
 
-def square_side(count: int) -> int:
-    """The largest divisor of a number of tokens that is at most its square root."""
-    return next(side for side in range(isqrt(count), 0, -1) if count % side == 0)
-
-
 Family = Callable[[Sketch], Graph]
-Options = Mapping[str, Any]
