@@ -15,6 +15,9 @@ from typing import Any
 from hwnas.errors import GraphError
 from hwnas.ir import Graph, Kernel, KernelCall, Node
 from hwnas.ir.kernel import copied, make_call, members_of
+from hwnas.runtimes.fusions import Fusions
+from hwnas.runtimes.ort_fusion import plan
+from hwnas.runtimes.ort_match import match
 
 NCHWC_DOMAIN = "com.microsoft.nchwc"
 NCHWC_SUFFIX = "_nchwc"
@@ -24,14 +27,14 @@ REORDERS = ("ReorderInput", "ReorderOutput")
 RENAMED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 
 
-def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], block: int) -> dict[str, KernelCall]:
+def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], fusions: Fusions | int) -> Mapping[str, KernelCall]:
     """The kernels of an optimised model, each with the graph nodes that it computes.
 
     Args:
         graph: what was built.
         optimized: the `onnx.ModelProto` that ONNX Runtime wrote.
         ran: what its profiler calls each node, with the node's operator, in execution order.
-        block: channels per block of its blocked layout.
+        fusions: what it fuses, or the channels per block of its layout.
 
     Returns:
         For every name in `ran` its kernel; nodes that replace one operator share it.
@@ -40,7 +43,10 @@ def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], block: int) 
         GraphError: a node of the optimised model cannot be traced back to the graph.
     """
     nodes = named(optimized, ran)
-    reading = _Reading(graph, f"nchwc{block}")
+    found = match(plan(graph, fusions), nodes, [tensor.name for tensor in optimized.graph.initializer])
+    if found.whole:
+        return found.calls
+    reading = _Reading(graph, f"nchwc{Fusions.of(fusions).block}")  # a runtime with rules that are not known here
     for name, node in nodes.items():
         reading.read(name, node)
     moves = {name: node for name, node in nodes.items() if node.op_type in REORDERS}

@@ -81,7 +81,6 @@ class _Blocking:
         self.layout = f"nchwc{fusions.block}"
         self.uses: dict[str, int] = {}
         self.left: dict[str, int] = {}
-        self.tail: dict[str, str] = {}  # a value that an absorbed step wrote -> nothing else; kept for its writer's sake
         self.reordered: dict[str, str] = {}
         self.from_nhwc: Step | None = None
 
@@ -125,6 +124,9 @@ class _Blocking:
         elif op == "Transpose" and "BlockedTranspose" in known and self.blocked(step.inputs[0]) and step.attr("perm") == _TO_NHWC:
             self._take(step, step.inputs[0])
             step.op, step.attrs, step.layout = "ReorderOutput", attributes(channels_last=1), self.layout
+            step.cause = self.draft.writer[step.inputs[0]]  # whose edge it stands at: re-orders have no nodes of their own
+            step.cause.nodes += step.nodes
+            step.nodes = []
         elif op == "Resize" and "BlockedResize" in known and self.blocked(step.inputs[0]) and self._upsamples(step):
             self._take(step, step.inputs[0])
             step.op, step.layout = "Upsample", self.layout
@@ -163,7 +165,7 @@ class _Blocking:
                 draft.set_input(move, 0, before.inputs[0])
                 move.attrs = attributes(channels_last=1)
                 draft.set_input(step, 0, turned)
-                draft.remove(before, move)
+                draft.remove(before, step)
                 return
         draft.set_input(step, 0, self.reordered[value])
 

@@ -64,7 +64,7 @@ def test_one_activation_is_absorbed() -> None:
 
 def test_a_clip_covers_the_relu_before_it() -> None:
     """Relu and Clip are one activation."""
-    assert told(chain(conv(), op("Relu"), clip)) == [IN, "Conv+Relu+Clip nchwc8", OUT]
+    assert told(chain(conv(), op("Relu"), clip)) == [IN, "Conv+Clip nchwc8", OUT]
 
 
 @pytest.mark.parametrize("block", [8, 16])
@@ -126,7 +126,7 @@ def test_a_clip_leaves_the_blocks() -> None:
 
 def test_swish_is_one_kernel() -> None:
     """The product x * sigmoid(x) becomes one operator, which keeps the layout."""
-    assert told(chain(conv(), swish, conv())) == [IN, CONV, "QuickGelu+Mul nchw", CONV, OUT]
+    assert told(chain(conv(), swish, conv())) == [IN, CONV, "QuickGelu nchw", CONV, OUT]
 
 
 def test_hard_swish_is_absorbed_inside_the_network() -> None:
@@ -206,7 +206,7 @@ def test_an_output_read_elsewhere_is_not_absorbed() -> None:
     """What the network returns, or somebody else reads, exists by itself."""
     b = GraphBuilder("outputs")
     x = b.conv(b.input("x", (1, 16, 6, 6)), 16)
-    assert told(b.finish(b.op("Relu", [x]), x)) == [IN, CONV, OUT, "Relu nchw", OUT]
+    assert sorted(told(b.finish(b.op("Relu", [x]), x))) == sorted([IN, CONV, OUT, "Relu nchw", OUT])
 
 
 def test_copies_cost_nothing() -> None:
