@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ class EnergyPredictor:
         fingerprint: of the device that was measured.
         profile_digest: SHA-256 of what it learned from.
         environment: versions under which it was measured.
-        digest: SHA-256 of the card without this entry, empty until it is stored.
+        digest: SHA-256 of the card's other entries, empty until it is stored.
     """
 
     setting: Setting
@@ -130,11 +131,13 @@ def find(workspace: Workspace, setting: Setting, space: str | None = None) -> En
     if not found:
         return Unavailable(f"no energy of '{setting.device}' with {setting.key} was measured")
     order = {space: 0, GENERIC: 1} if space else {GENERIC: 0}
-    return _read(*min(found, key=lambda pair: order.get(pair[1].get("space"), 2)))
+    return _read(*min(found, key=lambda pair: order.get(str(pair[1].get("space")), 2)))
 
 
 def _digest(card: Mapping[str, Any]) -> str:
-    return hashlib.sha256(tomli_w.dumps({key: value for key, value in card.items() if key != "digest"}).encode()).hexdigest()
+    """SHA-256 of what the card says, however it is laid out."""
+    text = json.dumps({key: value for key, value in card.items() if key != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _card(path: Path) -> dict[str, Any]:
