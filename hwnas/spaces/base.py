@@ -98,11 +98,13 @@ class SearchSpace(ABC):
         name: under which results are stored; the class's name unless declared.
         genes: in the order of a genotype's integers.
         num_classes: length of a network's output.
+        searchable: whether its networks are made to learn; those of a space that only serves profiling are not.
     """
 
     name: str = ""
     genes: tuple[Gene, ...]
     num_classes: int = 10
+    searchable: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -28,6 +28,7 @@ class GenericSpace(SearchSpace):
     """
 
     name = "generic"
+    searchable = False
 
     def __init__(self, *, num_classes: int = 1000) -> None:
         """The space, for classifiers of so many classes."""

@@ -13,7 +13,7 @@ from hwnas.ir import Graph, GraphBuilder
 from hwnas.ir.node import Array, AttrValue
 
 T = TypeVar("T")
-LIMIT = (3e8, 4e9)  # floating-point operations that a network may spend, drawn log-uniformly between the two
+LIMIT = (4e8, 5e9)  # floating-point operations that a network may spend, drawn log-uniformly between the two
 MEMORY_OPS = 6.0  # operations that an element moved counts for: what memory-bound layers cost
 WIDEST_PART = 0.25  # of the limit, that one convolution may take
 WIDEST = 1024  # channels of a stage, before any expansion

@@ -125,6 +125,11 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
     """
     dataset = data.load(options.data)
     space = space_for(options.space, dataset.num_classes)
+    if not space.searchable:
+        raise UsageError(
+            f"space '{space.name}' is for 'hwnas profile': its networks are made to be measured, not to learn; search another, "
+            "such as mobilenet (see 'hwnas spaces')"
+        )
     objectives = Objective.parse(minimize=options.minimize, maximize=options.maximize)
     limits = tuple(Constraint.parse(text) for text in options.constraint)
     predictor = _predictor(workspace, options)
@@ -300,7 +305,7 @@ def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch
     )
     others = [evaluation for evaluation in archive.latest().values() if made.problem.feasible(evaluation)]
     chosen, predictor = final.choose(result.front, others, options.finalists)
-    archive.note("recalibrated", {"half_width": predictor.model.half_width, "intercept": predictor.model.correction.weights[0]})
+    archive.note("recalibrated", {"half_width": predictor.model.half_width})
     return final.train(chosen)
 
 
