@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,15 +217,77 @@ class LatencyModel:
         coverage = np.clip(1 - unknown / sums, 0.0, 1.0)
         difficulty = (1 + doubt / sums / self.usual_doubt) / 2 if self.usual_doubt else np.ones(len(sums))
         width = self.half_width * difficulty
-        down, up = np.exp(-width), np.exp(np.maximum(width, self.median_width + width - self.half_width))
-        known, rest = value * coverage, value * (1 - coverage)
-        return Bounds(value=value, low=known * down + rest / UNKNOWN, high=known * up + rest * UNKNOWN, coverage=coverage)
+        return bounded(value, coverage, width, self.median_width + width - self.half_width)
 
     def bounds(self, table: Table) -> Bounds:
         """Both stages."""
         kernels = self.kernels(table)
         unknown = np.where(kernels.covered, 0.0, kernels.seconds)
         return self.networks(table.context, *(table.total(rows) for rows in (kernels.seconds, unknown, kernels.seconds * kernels.doubt)))
+
+    def limits(self, table: Table) -> NDArray[np.str_]:
+        """What limits each kernel by the roofline: `compute`, `memory` or `overhead`."""
+        compute, memory = table.flops / self.roofline.flops_per_s, table.bytes / self.roofline.bytes_per_s
+        busy = np.where(compute >= memory, "compute", "memory")
+        return np.where(np.maximum(compute, memory) < self.roofline.floor_s, "overhead", busy)
+
+    def shifted(self, shift: float, half_width: float) -> LatencyModel:
+        """This model with every logarithm of a latency moved, and another half width."""
+        intercept, *rest = self.correction.weights
+        return replace(self, correction=replace(self.correction, weights=(intercept + shift, *rest)), half_width=half_width)
+
+
+class NetworkModel(Protocol):
+    """What a `Predictor` asks of the model that it holds: kernels by themselves, then networks from sums over their kernels."""
+
+    @property
+    def call_s(self) -> float:
+        """What a network costs besides its kernels, in s."""
+        ...
+
+    @property
+    def half_width(self) -> float:
+        """Conformal half width of log(latency / prediction)."""
+        ...
+
+    @property
+    def held_out(self) -> HeldOut:
+        """How good it is on networks that it did not see."""
+        ...
+
+    def kernels(self, table: Table) -> Kernels:
+        """Every kernel by itself."""
+        ...
+
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix) -> Bounds:
+        """Networks from sums over their kernels; see `LatencyModel.networks`."""
+        ...
+
+    def bounds(self, table: Table) -> Bounds:
+        """Both, one after the other."""
+        ...
+
+    def limits(self, table: Table) -> NDArray[np.str_]:
+        """What limits each kernel: `compute`, `memory` or `overhead`."""
+        ...
+
+    def shifted(self, shift: float, half_width: float) -> NetworkModel:
+        """The same model after networks were measured: every logarithm of a latency moved, another half width."""
+        ...
+
+
+def bounded(value: Matrix, coverage: Matrix, width: Matrix, upper_width: Matrix) -> Bounds:
+    """Values with their intervals: what is covered by the widths, the rest by a factor of `UNKNOWN` either way.
+
+    Args:
+        value: [networks].
+        coverage: share of each that is covered.
+        width: half width of its logarithm.
+        upper_width: the same for the upper end, where it is larger.
+    """
+    down, up = np.exp(-width), np.exp(np.maximum(width, upper_width))
+    known, rest = value * coverage, value * (1 - coverage)
+    return Bounds(value=value, low=known * down + rest / UNKNOWN, high=known * up + rest * UNKNOWN, coverage=coverage)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

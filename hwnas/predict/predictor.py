@@ -12,7 +12,7 @@ from hwnas.ir import Graph, KernelCall
 from hwnas.predict.conformal import quantile
 from hwnas.predict.estimate import Estimate
 from hwnas.predict.features import Matrix, tabulate
-from hwnas.predict.model import LEVEL, LatencyModel
+from hwnas.predict.model import LEVEL, NetworkModel
 from hwnas.profiling import Setting
 from hwnas.runtimes.registry import fuser
 
@@ -37,6 +37,25 @@ class KernelEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Measurements that others took and published.
+
+    Attributes:
+        name: of the measurements.
+        licence: under which they may be used.
+        reference: where they were published.
+        conditions: what was measured and how, for people.
+        gaps: what was not measured, for people.
+    """
+
+    name: str
+    licence: str
+    reference: str
+    conditions: str
+    gaps: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
     """Predicts latency for one setting.
 
@@ -49,20 +68,24 @@ class Predictor:
         profile_digest: SHA-256 of the tables that it learned from.
         environment: versions under which they were measured.
         digest: SHA-256 of the predictor's own files, empty until it is stored.
+        origin: whose measurements it learned from, where they are not a profile's.
     """
 
     setting: Setting
     block: int
-    model: LatencyModel
+    model: NetworkModel
     space: str
     fingerprint: str
     profile_digest: str
     environment: Mapping[str, str]
     digest: str = ""
+    origin: Origin | None = None
 
     @property
     def source(self) -> str:
         """Where an estimate comes from, for people."""
+        if self.origin:
+            return f"predicted from {self.origin.name} ({self.origin.licence}): {self.origin.conditions}"
         return f"predicted from profile {self.setting.device}/{self.setting.key} ({self.space})"
 
     def kernels(self, graph: Graph) -> tuple[KernelCall, ...]:
@@ -116,11 +139,9 @@ class Predictor:
         table = tabulate([[call.kernel for call in calls]])
         kernels = self.model.kernels(table)
         times, covered = kernels.seconds, kernels.covered
-        total = float(self.model.correction.apply(table.context, np.array([self.model.call_s + times.sum()]))[0])
+        total = float(self.model.bounds(table).value[0])
         scaled = times * total / (self.model.call_s + times.sum())
-        roofline = self.model.roofline
-        compute, memory = table.flops / roofline.flops_per_s, table.bytes / roofline.bytes_per_s
-        bounds = np.where(np.maximum(compute, memory) < roofline.floor_s, "overhead", np.where(compute >= memory, "compute", "memory"))
+        bounds = self.model.limits(table)
         return [
             KernelEstimate(
                 call=call, seconds=float(scaled[i]), share=float(scaled[i] / total), covered=bool(covered[i]), bound=str(bounds[i])
@@ -144,6 +165,4 @@ class Predictor:
         left = np.abs(log_ratio - shift)
         own = quantile(left, LEVEL)
         half_width = max(self.model.half_width, own if np.isfinite(own) else float(left.max()))
-        intercept, *rest = self.model.correction.weights
-        correction = replace(self.model.correction, weights=(intercept + shift, *rest))
-        return replace(self, model=replace(self.model, correction=correction, half_width=half_width), digest="")
+        return replace(self, model=self.model.shifted(shift, half_width), digest="")

@@ -6,7 +6,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import tomli_w
 
 from hwnas.assets import Workspace, disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line, require
+from hwnas.predict import gpu_store
 from hwnas.predict.features import SCHEMA
+from hwnas.predict.gpu_model import GpuModel
 from hwnas.predict.model import Correction, HeldOut, KindModel, LatencyModel
-from hwnas.predict.predictor import Predictor
+from hwnas.predict.predictor import Origin, Predictor
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import Setting
 from hwnas.profiling.store import GENERIC, options_of, slug
@@ -25,6 +27,7 @@ from hwnas.profiling.store import GENERIC, options_of, slug
 FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 had one predictor per setting, and no difficulty
 TARGET = "latency"
+ANY_BATCH = 0
 DOUBT = ".doubt"  # after a kind: the model of how far off that of the kind may be
 
 
@@ -69,18 +72,13 @@ def save(predictor: Predictor, tree: Path) -> Path:
         DiskError: the disk refuses.
     """
     folder = folder_of(tree, predictor.setting, predictor.space)
-    model = predictor.model
-    kinds: dict[str, Any] = {}
     with disk_errors(folder, "make room or give another place with --home"):
         folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        for kind, part in sorted(model.kinds.items()):
-            for name, booster in ((kind, part.booster), (f"{kind}{DOUBT}", part.doubt)):
-                if booster is not None:
-                    raw = bytes(booster.save_raw("ubj"))
-                    digest.update(raw)
-                    write_atomically(folder / f"{name}.ubj", partial(Path.write_bytes, data=raw))
-            kinds[kind] = {"rows": part.rows, "low": list(part.low), "high": list(part.high), "doubt": part.doubt is not None}
+        for name, booster in _boosters(predictor):
+            raw = bytes(booster.save_raw("ubj"))
+            digest.update(raw)
+            write_atomically(folder / f"{name}.ubj", partial(Path.write_bytes, data=raw))
         card: dict[str, Any] = {
             "format": FORMAT,
             "target": TARGET,
@@ -91,22 +89,52 @@ def save(predictor: Predictor, tree: Path) -> Path:
             "fingerprint": predictor.fingerprint,
             "profile_digest": predictor.profile_digest,
             "block": predictor.block,
-            "call_s": model.call_s,
-            "half_width": model.half_width,
-            "median_width": model.median_width,
-            "usual_doubt": model.usual_doubt,
-            "typical": model.typical,
             "setting": asdict(predictor.setting),
             "environment": dict(predictor.environment),
-            "held_out": asdict(model.held_out),
-            "roofline": asdict(model.roofline),
-            "correction": {key: list(value) for key, value in asdict(model.correction).items()},
-            "kinds": kinds,
+            **({"origin": asdict(predictor.origin)} if predictor.origin else {}),
+            **_to_card(predictor),
         }
         digest.update(tomli_w.dumps(card).encode())
         card["digest"] = digest.hexdigest()
         write_atomically(folder / "card.toml", lambda place: place.write_text(tomli_w.dumps(card)))
     return folder
+
+
+def _boosters(predictor: Predictor) -> Iterator[tuple[str, Any]]:
+    """Every booster with the name of its file, in the order in which the digest takes them."""
+    model = predictor.model
+    if isinstance(model, GpuModel):
+        yield from ((name, kind.part.booster) for name, kind in sorted(model.kinds.items()))
+        return
+    if not isinstance(model, LatencyModel):
+        raise TypeError(f"a {type(model).__name__} cannot be stored")
+    for kind, part in sorted(model.kinds.items()):
+        yield kind, part.booster
+        if part.doubt is not None:
+            yield f"{kind}{DOUBT}", part.doubt
+
+
+def _to_card(predictor: Predictor) -> dict[str, Any]:
+    """What the card says of the model."""
+    model = predictor.model
+    if isinstance(model, GpuModel):
+        return gpu_store.to_card(model)
+    if not isinstance(model, LatencyModel):
+        raise TypeError(f"a {type(model).__name__} cannot be stored")
+    return {
+        "call_s": model.call_s,
+        "half_width": model.half_width,
+        "median_width": model.median_width,
+        "usual_doubt": model.usual_doubt,
+        "typical": model.typical,
+        "held_out": asdict(model.held_out),
+        "roofline": asdict(model.roofline),
+        "correction": {key: list(value) for key, value in asdict(model.correction).items()},
+        "kinds": {
+            kind: {"rows": part.rows, "low": list(part.low), "high": list(part.high), "doubt": part.doubt is not None}
+            for kind, part in sorted(model.kinds.items())
+        },
+    }
 
 
 def load(workspace: Workspace, setting: Setting, space: str | None = None) -> Predictor:
@@ -117,20 +145,23 @@ def load(workspace: Workspace, setting: Setting, space: str | None = None) -> Pr
         setting: asked for.
         space: whose networks will be predicted; None for networks of no space.
 
+    A predictor for any batch answers where there is none for this one.
+
     Raises:
         NotFoundError: there is none; says what there is and how to get one.
         FormatError: its files are damaged, or of a version or feature schema that this hwnas does not read.
     """
-    cards = [card for tree in workspace.look_up("predictors") for card in _cards(tree / setting.device / TARGET / setting.key)]
-    found = []
-    for card in cards:
-        with _damage(card):
-            found.append((str(_card(card)["space"]), card.parent))
-    if found:
-        order = {space: 0, GENERIC: 1} if space else {GENERIC: 0}
-        _, folder = min(found, key=lambda pair: order.get(pair[0], 2))
-        with _damage(folder / "card.toml"):
-            return _read(folder, setting)
+    for stored in (setting, replace(setting, threads=1, batch=ANY_BATCH)):
+        cards = [card for tree in workspace.look_up("predictors") for card in _cards(tree / stored.device / TARGET / stored.key)]
+        found = []
+        for card in cards:
+            with _damage(card):
+                found.append((str(_card(card)["space"]), card.parent))
+        if found:
+            order = {space: 0, GENERIC: 1} if space else {GENERIC: 0}
+            _, folder = min(found, key=lambda pair: order.get(pair[0], 2))
+            with _damage(folder / "card.toml"):
+                return _read(folder, setting)
     known = sorted({f"{found.device} {found.key}" for found in available(workspace)})
     there = f"there are: {', '.join(known)}" if known else "there is none yet"
     raise NotFoundError(
@@ -180,30 +211,13 @@ def _read(folder: Path, setting: Setting) -> Predictor:
             f"'{folder}' was learned with features {card['schema']}, this hwnas has {SCHEMA}; "
             f"run 'hwnas fit --device {setting.device}' again"
         )
+    on_gpu = card.get("extractor") == gpu_store.EXTRACTOR
     names = [name for kind, part in card["kinds"].items() for name in (kind, *([f"{kind}{DOUBT}"] if part.get("doubt") else []))]
     missing = [name for name in names if not (folder / f"{name}.ubj").is_file()]
     if missing:
         raise FormatError(f"'{folder}' lacks the model '{missing[0]}.ubj'; run 'hwnas fit --device {setting.device}' again")
-    kinds = {
-        kind: KindModel(
-            booster=LazyBooster(folder / f"{kind}.ubj"),
-            doubt=LazyBooster(folder / f"{kind}{DOUBT}.ubj") if part.get("doubt") else None,
-            rows=part["rows"],
-            low=tuple(part["low"]),
-            high=tuple(part["high"]),
-        )
-        for kind, part in card["kinds"].items()
-    }
-    model = LatencyModel(
-        kinds=kinds,
-        roofline=Roofline(**card["roofline"]),
-        correction=Correction(**{key: tuple(value) for key, value in card["correction"].items()}),
-        call_s=card["call_s"],
-        half_width=card["half_width"],
-        median_width=card["median_width"],
-        usual_doubt=card.get("usual_doubt", 0.0),
-        typical=card["typical"],
-        held_out=HeldOut(**card["held_out"]),
+    model = (
+        gpu_store.from_card(card, {name: LazyBooster(folder / f"{name}.ubj") for name in names}) if on_gpu else _read_local(card, folder)
     )
     return Predictor(
         setting=setting,
@@ -214,4 +228,30 @@ def _read(folder: Path, setting: Setting) -> Predictor:
         profile_digest=card["profile_digest"],
         environment=card["environment"],
         digest=card["digest"],
+        origin=Origin(**card["origin"]) if "origin" in card else None,
+    )
+
+
+def _read_local(card: dict[str, Any], folder: Path) -> LatencyModel:
+    """A model that was learned from a profile."""
+    kinds = {
+        kind: KindModel(
+            booster=LazyBooster(folder / f"{kind}.ubj"),
+            doubt=LazyBooster(folder / f"{kind}{DOUBT}.ubj") if part.get("doubt") else None,
+            rows=part["rows"],
+            low=tuple(part["low"]),
+            high=tuple(part["high"]),
+        )
+        for kind, part in card["kinds"].items()
+    }
+    return LatencyModel(
+        kinds=kinds,
+        roofline=Roofline(**card["roofline"]),
+        correction=Correction(**{key: tuple(value) for key, value in card["correction"].items()}),
+        call_s=card["call_s"],
+        half_width=card["half_width"],
+        median_width=card["median_width"],
+        usual_doubt=card.get("usual_doubt", 0.0),
+        typical=card["typical"],
+        held_out=HeldOut(**card["held_out"]),
     )

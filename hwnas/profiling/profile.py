@@ -23,7 +23,7 @@ class Setting:
         device: name of the device.
         runtime: name of the runtime.
         threads: that compute.
-        batch: images per call.
+        batch: images per call; 0 where a predictor answers for any number of them.
         precision: `fp32`, `fp16`, `int8`.
     """
 
@@ -40,7 +40,7 @@ class Setting:
         >>> Setting(device="cpu", runtime="onnxruntime-cpu").key
         'onnxruntime-cpu-t1-b1-fp32'
         """
-        return f"{self.runtime}-t{self.threads}-b{self.batch}-{self.precision}"
+        return f"{self.runtime}-t{self.threads}-b{self.batch or 'any'}-{self.precision}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

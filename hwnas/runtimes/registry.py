@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from hwnas.errors import HwnasError, UsageError, did_you_mean
 from hwnas.ir import Graph, KernelCall
-from hwnas.runtimes import ort_int8_fusion
+from hwnas.runtimes import eager, ort_int8_fusion
 from hwnas.runtimes.base import Runtime
 from hwnas.runtimes.ort_fusion import fuse
 
@@ -37,7 +37,12 @@ def _onnxruntime(threads: int) -> Runtime:
 
 
 _MAKERS: Mapping[str, Callable[[int], Runtime]] = {"onnxruntime-cpu": _onnxruntime}
-_FUSERS: Mapping[tuple[str, str], Fuser] = {("onnxruntime-cpu", "fp32"): fuse, ("onnxruntime-cpu", "int8"): ort_int8_fusion.fuse}
+EAGER = "torch-eager"  # PyTorch, not compiled: predicted, not driven
+_FUSERS: Mapping[tuple[str, str], Fuser] = {
+    ("onnxruntime-cpu", "fp32"): fuse,
+    ("onnxruntime-cpu", "int8"): ort_int8_fusion.fuse,
+    (EAGER, "fp32"): eager.fuse,
+}
 _DEFAULT = {"cpu": "onnxruntime-cpu"}
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hwnas.assets import Workspace
 from hwnas.devices import here
+from hwnas.errors import NotFoundError
 from hwnas.ir.onnx import load
 from hwnas.predict import Estimate, KernelEstimate, Predictor, store
 from hwnas.profiling import Setting
+from hwnas.runtimes.registry import EAGER
 from hwnas.workflows.context import setting_of
 
 
@@ -95,13 +98,28 @@ def predict(
 def load_predictor(
     workspace: Workspace, device: str, *, threads: int, batch: int, precision: str = "fp32", space: str | None = None
 ) -> Predictor:
-    """The predictor of a setting for networks of a space, or for any; a device that this version cannot measure may still have one."""
-    runtime = None if device == "cpu" else "tensorrt"
-    return store.load(workspace, setting_of(device, runtime=runtime, threads=threads, batch=batch, precision=precision), space)
+    """The predictor of a setting for networks of a space, or for any.
+
+    A device that this version cannot measure may still have one: of a profile brought here, else of what others measured.
+    """
+    if device == "cpu":
+        return store.load(workspace, setting_of(device, threads=threads, batch=batch, precision=precision), space)
+    setting = setting_of(device, runtime="tensorrt", threads=threads, batch=batch, precision=precision)
+    try:
+        return store.load(workspace, setting, space)
+    except NotFoundError:
+        with suppress(NotFoundError):
+            return store.load(workspace, replace(setting, runtime=EAGER), space)
+        raise
 
 
 def warnings(predictor: Predictor) -> list[str]:
     """What a user of a predictor has to know."""
+    if predictor.origin:
+        return [
+            f"nothing was measured by hwnas on '{predictor.setting.device}': {predictor.source}; not measured: {predictor.origin.gaps}; "
+            f"'hwnas profile --device {predictor.setting.device}' on the card replaces this"
+        ]
     for device in here():
         if device.spec.name == predictor.setting.device and device.spec.fingerprint != predictor.fingerprint:
             return [
