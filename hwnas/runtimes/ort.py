@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -25,6 +24,7 @@ from hwnas.runtimes.base import KernelTime, Model
 from hwnas.runtimes.ort_int8 import Scheme, scheme
 from hwnas.runtimes.ort_int8_write import made_up, write
 from hwnas.runtimes.ort_kernels import attribute
+from hwnas.runtimes.ort_watch import EVENT, kernel_events, tensor_cost_s, tensors
 from hwnas.runtimes.samples import Clock, Samples, StoppingRule, sample
 
 PROVIDER = "CPUExecutionProvider"
@@ -32,7 +32,6 @@ PRECISIONS = ("fp32", "int8")
 TICK_S = 1e-6  # the profiler counts whole microseconds and rounds down
 UNDISTURBED = 0.5  # share of a kernel's runs, fastest first, that counts
 _WEIGHTS_SEED = 0
-_EVENT = "_kernel_time"
 
 
 class OrtSession:
@@ -67,7 +66,7 @@ class OrtSession:
         return tuple(row.call for row in self.kernel_times(self.graph.random_inputs(np.random.default_rng(_WEIGHTS_SEED)), runs=1))
 
     def kernel_times(self, feed: Mapping[str, Array], runs: int) -> tuple[KernelTime, ...]:
-        """Time of every kernel in context: the mean of the faster half of its runs, in s."""
+        """Time of every kernel in context: the mean of the faster half of its runs, less what the profiler took for each tensor, in s."""
         import onnx
 
         model = self._model if self._graph is not None else to_bytes(self.graph)  # a file's nodes may lack names
@@ -77,21 +76,19 @@ class OrtSession:
             with pinned(self._runtime.threads):
                 for _ in range(runs):
                     session.run(self._outputs, dict(feed))
-            events = json.loads(Path(session.end_profiling()).read_text())
             durations: dict[str, list[float]] = defaultdict(list)
             ran: dict[str, str] = {}
-            for event in events:
-                if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
-                    name = event["name"].removesuffix(_EVENT)
-                    durations[name].append(event["dur"] * 1e-6)
-                    ran[name] = event["args"]["op_name"]
+            for event in kernel_events(Path(session.end_profiling())):
+                name = event["name"].removesuffix(EVENT)
+                durations[name].append(event["dur"] * 1e-6 - tensors(event) * self._runtime.tensor_cost_s)
+                ran[name] = event["args"]["op_name"]
             calls = self._attributed(onnx.load(optimized), ran)
         seconds: dict[KernelCall, float] = defaultdict(float)
         for name, values in durations.items():
-            seconds[calls[name]] += _undisturbed_s(values)
+            seconds[calls[name]] += max(_undisturbed_s(values), TICK_S / 2)
         return tuple(KernelTime(call=call, seconds=total) for call, total in seconds.items())
 
-    def _attributed(self, optimized: Any, ran: Mapping[str, str]) -> dict[str, KernelCall]:
+    def _attributed(self, optimized: Any, ran: Mapping[str, str]) -> Mapping[str, KernelCall]:
         if self._scheme is None:
             return attribute(self.graph, optimized, ran, self._runtime.block)
         return ort_int8_kernels.attribute(self.graph, self._scheme, optimized, ran)
@@ -185,6 +182,12 @@ class OrtRuntime:
         from hwnas.runtimes.ort_probe import channel_block
 
         return channel_block(self)
+
+    @cached_property
+    def tensor_cost_s(self) -> float:
+        """What its profiler adds to a kernel's time for each tensor that the kernel reads, in s."""
+        with pinned(self.threads):
+            return tensor_cost_s(self)
 
     def call_s(self) -> float:
         """p10 of a network of one element-wise operator on one element, in s."""
