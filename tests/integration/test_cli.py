@@ -369,6 +369,6 @@ def test_devices_for_people() -> None:
 def test_spaces() -> None:
     """`spaces` prints the size of every space, or of those named, a user's own among them."""
     shown = invoke("spaces").out.splitlines()
-    assert [line.split(":")[0] for line in shown] == ["mobilenet", "mobilenet-small", "resnet", "resnet-small"]
+    assert [line.split(":")[0] for line in shown] == ["generic", "mobilenet", "mobilenet-small", "resnet", "resnet-small"]
     assert invoke("spaces", TINY).out.strip() == str(TinySpace())
     refused(invoke("spaces", "resnt"), 2, "did you mean 'resnet'?")
