@@ -1,9 +1,12 @@
-"""How close latency predictions come on networks of `mobilenet` that were not profiled, one thread, 90 s of profiling.
+"""How close latency predictions come on networks of a space that were not profiled, with at most 90 s of profiling a case.
 
-python bench/predictor_cpu.py [--networks 60] [--max-time 90]
+python bench/predictor_cpu.py [--networks 60] [--max-time 90] [--case mobilenet ...]
 
-Rivals on the same networks, in the same run: FLOPs alone (a line fitted on the profiled networks) and the sum of kernels
-measured in isolation (each kernel as a network of its own), raw and scaled by its median error on 20 profiled networks.
+Every case is a space with a number of threads, a batch size and a precision; each is profiled, learned and checked on its own
+networks, all measured in one go. Rivals on the same networks in the same run, for one thread, batch 1 and fp32: FLOPs (a line
+fitted on the profiled networks), and kernels measured in isolation, each as a network of its own, for as long as profiling took:
+their sum through a random forest per kind (the way of nn-Meter) and through a look-up table (the nearest kernel of the kind),
+both raw and scaled by their median error on 20 profiled networks.
 """
 
 from __future__ import annotations
@@ -11,7 +14,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _common import figures, publish
@@ -20,18 +27,49 @@ from hwnas import spaces
 from hwnas.assets import Workspace
 from hwnas.ir import Graph, Kernel, KernelCall
 from hwnas.ir.cost import flops
-from hwnas.profiling import Plan
+from hwnas.predict import Predictor
+from hwnas.predict.features import describe
+from hwnas.profiling import NetworkRecord, Plan
 from hwnas.profiling.profiler import canaries
 from hwnas.profiling.waves import measure_together
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.samples import StoppingRule
+from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.workflows.profile import profile
 
 VISITS = 10
-KERNEL_RULE = StoppingRule(relative_error=0.01, min_samples=20, max_seconds=0.05)
+KERNEL_RULE = StoppingRule(relative_error=0.01, min_samples=20, max_seconds=0.03)
 CALIBRATION = 20
 REPEATS = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One line of the table."""
+
+    space: str
+    threads: int = 1
+    batch: int = 1
+    precision: str = "fp32"
+    rivals: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.space}, {self.threads} thread{'s'[: self.threads > 1]}, batch {self.batch}, {self.precision}"
+
+
+CASES = (
+    Case(space="mobilenet", rivals=True),
+    Case(space="resnet", rivals=True),
+    Case(space="mobilenet-small"),
+    Case(space="resnet-small"),
+    Case(space="mobilenet", threads=2),
+    Case(space="mobilenet", batch=16),
+    Case(space="mobilenet", precision="int8"),
+    Case(space="resnet", precision="int8"),
+)
 
 
 def isolated(graph: Graph, call: KernelCall) -> Graph:
@@ -48,86 +86,130 @@ def isolated(graph: Graph, call: KernelCall) -> Graph:
     )
 
 
-def measure(runtime: OrtRuntime, graph: Graph, rule: StoppingRule) -> float:
-    session = runtime.build(graph)
-    samples = [session.time(graph.random_inputs(np.random.default_rng(0)), rule)]
-    while samples[-1].grade == "C" and len(samples) < 3:
-        samples.append(session.time(graph.random_inputs(np.random.default_rng(0)), rule))
-    return min(samples, key=lambda s: s.spread).p10_s
+class Isolated:
+    """Kernels measured one by one, and what two ways of predicting others make of them."""
+
+    def __init__(self, runtime: OrtRuntime, predictor: Predictor, space: SearchSpace, networks: Sequence[NetworkRecord], seconds: float):
+        """Measures the kernels of the networks in their order until the time is up."""
+        from sklearn.ensemble import RandomForestRegressor
+
+        known: dict[Kernel, float] = {}
+        started = time.perf_counter()
+        for network in networks:
+            if time.perf_counter() - started > seconds:
+                break
+            graph = space.graph(network.genotype)
+            for call in _real(predictor, graph):
+                if call.kernel not in known:
+                    session = runtime.build(isolated(graph, call))
+                    feed = session.graph.random_inputs(np.random.default_rng(0))
+                    known[call.kernel] = session.time(feed, KERNEL_RULE).p10_s
+        self.spent_s = time.perf_counter() - started
+        self.measured = len(known)
+        self._predictor, self._space = predictor, space
+        rows: dict[str, list[tuple[np.ndarray, float]]] = defaultdict(list)
+        for kernel, took in known.items():
+            rows[describe(kernel).kind].append((_row(kernel), float(np.log(took))))
+        self._tables = {kind: (np.array([x for x, _ in pairs]), np.array([y for _, y in pairs])) for kind, pairs in rows.items()}
+        forest = RandomForestRegressor(100, random_state=0, n_jobs=1)
+        self._forests = {kind: type(forest)(**forest.get_params()).fit(*table) for kind, table in self._tables.items()}
+
+    def sums(self, genotypes: Sequence[Genotype]) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over the kernels of networks, in s: by random forests, and by the nearest kernel that was measured."""
+        forests, nearest = [], []
+        for genotype in genotypes:
+            by_kind: dict[str, list[np.ndarray]] = defaultdict(list)
+            for call in _real(self._predictor, self._space.graph(genotype)):
+                by_kind[describe(call.kernel).kind].append(_row(call.kernel))
+            sums = [0.0, 0.0]
+            for kind, rows in by_kind.items():
+                if kind in self._tables:
+                    x, y = self._tables[kind]
+                    sums[0] += float(np.exp(self._forests[kind].predict(np.array(rows))).sum())
+                    sums[1] += float(sum(np.exp(y[np.abs(x - row).sum(axis=1).argmin()]) for row in rows))
+            forests.append(sums[0])
+            nearest.append(sums[1])
+        return np.array(forests), np.array(nearest)
+
+
+def _real(predictor: Predictor, graph: Graph) -> list[KernelCall]:
+    """The kernels that are not a layout reorder: an isolated kernel has its own."""
+    return [call for call in predictor.kernels(graph) if not call.kernel.op.startswith("Reorder")]
+
+
+def _row(kernel: Kernel) -> np.ndarray:
+    row: np.ndarray = np.log1p(describe(kernel).values)
+    return row
+
+
+def run(case: Case, networks: int, max_time: float, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Profiles, learns, and checks on networks that were not profiled."""
+    space, runtime = spaces.load(case.space), OrtRuntime(case.threads)
+    how = {"threads": case.threads, "batch": case.batch, "precision": case.precision}
+    with tempfile.TemporaryDirectory() as home:
+        plan = Plan(max_time_s=max_time, target_error=1e-6)
+        outcome = profile(Workspace(Path(home)), device="cpu", space=case.space, seed=seed, plan=plan, **how)
+        predictor, measured = outcome.predictor, outcome.profile
+        seen = {network.genotype for network in measured.networks}
+        rng, held_out = np.random.default_rng(10_000 + seed), []
+        while len(held_out) < networks:
+            genotype = space.canonical(space.sample(rng))
+            if genotype not in seen:
+                seen.add(genotype)
+                held_out.append(genotype)
+        graphs = [space.graph(genotype, batch=case.batch) for genotype in held_out]
+        check = {"rounds": VISITS, "reference": measured.slowdowns, "precision": case.precision}
+        watch = canaries(space, batch=case.batch)
+        pooled = measure_together(runtime, graphs, watch, **check).networks
+        truth = np.array([one.latency_s for one in pooled])
+        again = np.array([one.latency_s for one in measure_together(runtime, graphs[:REPEATS], watch, **check).networks])
+        estimates = predictor.estimate(graphs)
+    ours = np.array([estimate.value for estimate in estimates])
+    spent = measured.spent_s
+
+    def row(way: str, predicted: np.ndarray, against: np.ndarray, seconds: float = spent) -> dict[str, Any]:
+        return {"case": case.name, "way": way, "measuring_s": seconds, **figures(predicted, against)}
+
+    rows = [row("hwnas, in context", ours, truth), row("the same, by the clock", ours, np.array([one.samples.p10_s for one in pooled]))]
+    if case.rivals:
+        known = measured.networks
+        line = np.polyfit([flops(space.graph(network.genotype)) for network in known], [network.latency_s for network in known], 1)
+        rows.append(row("FLOPs, a line", np.polyval(line, [flops(graph) for graph in graphs]), truth))
+        alone = Isolated(runtime, predictor, space, known, max_time)
+        some = known[:CALIBRATION]
+        scales = [np.median([n.latency_s for n in some] / sums) for sums in alone.sums([n.genotype for n in some])]
+        for way, sums, scale in zip(("random forest of isolated kernels", "look-up table"), alone.sums(held_out), scales, strict=True):
+            rows += [row(way, sums, truth, alone.spent_s), row(f"{way}, scaled", scale * sums, truth, alone.spent_s)]
+    facts = {
+        "networks_profiled": len(measured.networks),
+        "cross_fitted_mape": round(predictor.model.held_out.mape, 4),
+        "median_signed_error": round(float(np.median(ours / truth - 1)), 4),
+        "inside_90_interval": float(np.mean([e.low <= t <= e.high for e, t in zip(estimates, truth, strict=True)])),
+        "median_below_upper_end": float(np.mean([o.samples.median_s <= e.high for e, o in zip(estimates, pooled, strict=True)])),
+        "repeat_of_a_measurement_median": round(float(np.median(np.abs(again / truth[:REPEATS] - 1))), 4),
+        "latency_range_ms": [round(float(x * 1e3), 3) for x in (truth.min(), truth.max())],
+    }
+    return rows, facts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--networks", type=int, default=60)
     parser.add_argument("--max-time", type=float, default=90.0)
-    parser.add_argument("--space", default="mobilenet")
+    parser.add_argument("--case", nargs="*", help="words that a case's name must have, such as resnet or int8")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    space, runtime = spaces.load(options.space), OrtRuntime(1)
-    with tempfile.TemporaryDirectory() as home:
-        plan = Plan(max_time_s=options.max_time, target_error=1e-6)
-        outcome = profile(Workspace(Path(home)), device="cpu", space=options.space, seed=options.seed, plan=plan)
-        predictor, profiled = outcome.predictor, outcome.profile.networks
-        seen = {network.genotype for network in profiled}
-        rng, held_out = np.random.default_rng(10_000 + options.seed), []
-        while len(held_out) < options.networks:
-            genotype = space.canonical(space.sample(rng))
-            if genotype not in seen:
-                seen.add(genotype)
-                held_out.append(genotype)
-        graphs = [space.graph(genotype) for genotype in held_out]
-        watch = canaries(space)
-        reference = outcome.profile.canaries
-        truth = measure_together(runtime, graphs, watch, rounds=VISITS, reference=reference)
-        measured = np.array([pooled.latency_s for pooled in truth])
-        raw = np.array([pooled.samples.p10_s for pooled in truth])
-        repeated = measure_together(runtime, graphs[:REPEATS], watch, rounds=VISITS, reference=reference)
-        again = np.array([pooled.latency_s for pooled in repeated])
-        estimates = predictor.estimate(graphs)
-
-    known: dict[Kernel, float] = {}
-    started = time.perf_counter()
-
-    def kernel_sum(genotype: Genotype) -> float:
-        graph = space.graph(genotype)
-        total = 0.0
-        for call in predictor.kernels(graph):
-            if call.kernel.op.startswith("Reorder"):
-                continue  # an isolated kernel has its own
-            if call.kernel not in known:
-                known[call.kernel] = measure(runtime, isolated(graph, call), KERNEL_RULE)
-            total += known[call.kernel]
-        return total
-
-    sums = np.array([kernel_sum(genotype) for genotype in held_out])
-    some = profiled[:CALIBRATION]
-    scale = float(np.median([network.latency_s / kernel_sum(network.genotype) for network in some]))
-    isolated_s = time.perf_counter() - started
-    line = np.polyfit([flops(space.graph(network.genotype)) for network in profiled], [network.latency_s for network in profiled], 1)
-    by_flops = np.polyval(line, [flops(graph) for graph in graphs])
-
-    ours = np.array([estimate.value for estimate in estimates])
-    inside = float(np.mean(np.abs(np.log(measured / ours)) <= predictor.model.half_width))
-    medians = np.array([pooled.samples.median_s for pooled in truth])
-    below = float(np.mean(medians <= [estimate.high for estimate in estimates]))
+    rows, facts = [], {}
+    for case in CASES:
+        if not options.case or any(word in case.name for word in options.case):
+            found, facts[case.name] = run(case, options.networks, options.max_time, options.seed)
+            rows += found
+            print(case.name, found[0], facts[case.name], flush=True)
     publish(
-        "predictor_cpu" if options.space == "mobilenet" else f"predictor_cpu_{options.space}",
-        f"{options.networks} held-out networks of '{options.space}', one thread: predicted against measured p10, by the profile's canaries",
-        [
-            {"way": "hwnas, in context", "measuring_s": outcome.profile.spent_s, **figures(ours, measured)},
-            {"way": "the same, against uncorrected p10", "measuring_s": outcome.profile.spent_s, **figures(ours, raw)},
-            {"way": "sum of isolated kernels", "measuring_s": isolated_s, **figures(sums, measured)},
-            {"way": "sum of isolated kernels, scaled", "measuring_s": isolated_s, **figures(scale * sums, measured)},
-            {"way": "FLOPs, a line", "measuring_s": outcome.profile.spent_s, **figures(by_flops, measured)},
-        ],
-        networks_profiled=len(profiled),
-        cross_fitted_mape=predictor.model.held_out.mape,
-        median_signed_error=float(np.median(ours / measured - 1)),
-        isolated_kernels=len(known),
-        p10_inside_90_interval=inside,
-        median_below_upper_end=below,
-        repeat_of_a_measurement_median=float(np.median(np.abs(again / measured[:REPEATS] - 1))),
-        latency_range_ms=[float(measured.min() * 1e3), float(measured.max() * 1e3)],
+        "predictor_cpu",
+        f"{options.networks} held-out networks a case: predicted against measured p10, in the canaries' time",
+        rows,
+        **facts,
     )
 
 

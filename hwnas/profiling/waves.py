@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from hwnas.ir import Graph
 from hwnas.ir.node import Array
-from hwnas.runtimes.base import KernelTime, Runtime, Session
+from hwnas.runtimes.base import KernelTime, Model, Runtime, Session
 from hwnas.runtimes.samples import LOW_QUANTILE, Samples, StoppingRule
 
 VISIT_S = 0.03  # time of one visit
+PROFILED_S = 0.15  # time of the runs with the runtime's profiler on
 FEWEST, MOST = 3, 40  # runs of one visit
 WARMUP = 1  # runs at the start of a visit, for the caches
 UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
@@ -53,9 +54,11 @@ class Stage:
         self._runs = FEWEST
 
     @classmethod
-    def build(cls, runtime: Runtime, graph: Graph, *, precision: str, seed: int) -> Stage:
+    def build(cls, runtime: Runtime, model: Model, *, precision: str, seed: int) -> Stage:
         """Builds a network and draws its inputs."""
-        return cls(runtime.build(graph, precision=precision), graph.random_inputs(np.random.default_rng(seed)))
+        session = runtime.build(model, precision=precision)
+        graph = model if isinstance(model, Graph) else session.graph
+        return cls(session, graph.random_inputs(np.random.default_rng(seed)))
 
     def visit(self) -> Floats:
         """Durations in s of a few runs, about `VISIT_S` in all."""
@@ -65,8 +68,9 @@ class Stage:
         return seconds
 
     def kernel_times(self, runs: int) -> Sequence[KernelTime]:
-        """As `Session.kernel_times`."""
-        return self.session.kernel_times(self._feed, runs)
+        """As `Session.kernel_times`, with fewer runs where they would take longer than `PROFILED_S`."""
+        once = self.session.time(self._feed, StoppingRule(min_samples=2, max_samples=2, warmup=WARMUP)).p10_s
+        return self.session.kernel_times(self._feed, int(np.clip(ceil(PROFILED_S / once), min(FEWEST, runs), runs)))
 
 
 Rounds = Mapping[int, Sequence[Floats]]
@@ -222,7 +226,7 @@ class Together(NamedTuple):
 
 def measure_together(
     runtime: Runtime,
-    graphs: Sequence[Graph],
+    graphs: Sequence[Model],
     canaries: Sequence[Graph],
     *,
     rounds: int,
@@ -234,7 +238,7 @@ def measure_together(
 
     Args:
         runtime: that builds and times.
-        graphs: to measure.
+        graphs: networks to measure.
         canaries: fixed networks of the same kind.
         rounds: visits of every network.
         wave: networks that are visited in turn.

@@ -31,6 +31,11 @@ class KernelTime:
 class Session(Protocol):
     """A network that is ready to run."""
 
+    @property
+    def graph(self) -> Graph:
+        """The network as a graph; read from the model where it was given as a file."""
+        ...
+
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
         """The outputs for these inputs."""
         ...

@@ -80,7 +80,7 @@ class ReplaySession:
     """A network whose times are replayed; satisfies `hwnas.runtimes.base.Session`."""
 
     def __init__(self, graph: Graph, recording: Recording) -> None:
-        self._graph = graph
+        self.graph = graph
         self._recording = recording
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
@@ -90,7 +90,7 @@ class ReplaySession:
         from hwnas.ir.torch import lower
 
         with torch.no_grad():
-            outputs = lower(self._graph).eval()(*(torch.from_numpy(feed[name]) for name in self._graph.inputs))
+            outputs = lower(self.graph).eval()(*(torch.from_numpy(feed[name]) for name in self.graph.inputs))
         return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     def time(self, feed: Mapping[str, Array], rule: StoppingRule) -> Samples:
