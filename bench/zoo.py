@@ -1,43 +1,43 @@
-"""Networks that nobody here wrote, as ONNX files: those in the `onnx` wheel, and `transformers` models made from their configurations.
+"""Networks that nobody here wrote, as ONNX files: those in the `onnx` wheel, and models of `transformers` made from configurations.
 
 Nothing is downloaded and no weight is trained: what a network costs does not depend on the values. Files are made once and kept in a
-folder, which no repository holds.
+folder outside the repository. `python bench/zoo.py` makes and lists them.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
-import os
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx.backend.test
 from platformdirs import user_cache_path
 
 from hwnas.errors import require
 
+FOLDER = user_cache_path("hwnas") / "zoo"
 SEED = 0
-OPSET = {True: 18, False: 17}  # by exporter: what its own operators are written in, so that nothing is converted
+OPSET = 18  # both exporters write it without converting
+TEXT = "ForSequenceClassification"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A model of the `transformers` library at one of its published sizes, or between them.
+    """A model of the `transformers` library at one of its published sizes, or at one between them.
 
     Attributes:
-        name: unique; ends in the input's size.
-        model: stem of the library's classes, such as `ResNet` of `ResNetConfig`; the family.
+        name: unique.
+        model: stem of the library's classes, such as `ResNet` of `ResNetConfig`: the family.
         size: height and width of the image in pixels, or the number of tokens.
         config: what differs from the library's default configuration.
-        task: what follows the stem in the name of the class.
-        dynamo: exporter: the one that traces through `torch.export`, or the older one.
+        task: how the name of the class ends.
+        dynamo: which exporter writes it: the one that traces through `torch.export`, or the older one.
     """
 
     name: str
@@ -47,30 +47,37 @@ class Recipe:
     task: str = "ForImageClassification"
     dynamo: bool = True
 
+    @property
+    def file(self) -> str:
+        """Name of its file; it ends in a digest, so that a changed recipe has a new one."""
+        return f"{self.name}-{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}.onnx"
+
     def export(self, path: Path) -> None:
         """Writes the network with random weights."""
         torch, transformers = require("torch"), require("transformers", extra="zoo")
         torch.manual_seed(SEED)
         config = getattr(transformers, f"{self.model}Config")(**self.config)
-        network = getattr(transformers, f"{self.model}{self.task}")(config).eval()
+        network = getattr(transformers, f"{self.model}{self.task}")(config)
 
         class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch is imported where it is used
-            def forward(self, x: Any) -> Any:
-                return network(x).logits
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network
 
-        module = Logits()
-        module.network = network
-        text = self.task == "ForSequenceClassification"
-        example = torch.randint(0, config.vocab_size, (1, self.size)) if text else torch.rand(1, 3, self.size, self.size)
+            def forward(self, x: Any) -> Any:
+                return self.network(x).logits
+
+        shape = (1, self.size) if self.task == TEXT else (1, 3, self.size, self.size)
+        example = torch.randint(0, 100, shape) if self.task == TEXT else torch.rand(shape)
         with quiet():
             torch.onnx.export(
-                module, (example,), path, dynamo=self.dynamo, opset_version=OPSET[self.dynamo], external_data=False, verbose=False
+                Logits().eval(), (example,), path, dynamo=self.dynamo, opset_version=OPSET, external_data=False, verbose=False
             )
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters report their progress, and warn of what they trace, in many lines: none of it matters to a file that is checked."""
+    """Exporters warn of what they trace, in many lines; whether it went well is seen from the file."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -81,28 +88,60 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _stages(depths: list[int], widths: list[int], **more: Any) -> dict[str, Any]:
-    return {"depths": depths, "hidden_sizes": widths, **more}
+def networks(folder: Path = FOLDER) -> list[tuple[str, str, Path]]:
+    """Name, family and file of every network.
+
+    Args:
+        folder: where files are kept; what is there already is used.
+    """
+    return [*wheel(), *((recipe.name, recipe.model, exported(recipe, folder)) for recipe in RECIPES)]
+
+
+def wheel() -> list[tuple[str, str, Path]]:
+    """The networks in the `onnx` wheel: architectures of 2012 to 2017, each of whose weights is one number repeated."""
+    folder = Path(onnx.backend.test.__file__).parent / "data" / "light"
+    names = {path.stem.removeprefix("light_").removeprefix("bvlc_"): path for path in sorted(folder.glob("*.onnx"))}
+    return [(name, name.rstrip("0123456789").removesuffix("_v"), path) for name, path in names.items()]
+
+
+def exported(recipe: Recipe, folder: Path) -> Path:
+    """The file of a recipe, made where it is missing."""
+    path = folder / recipe.file
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        recipe.export(part)
+        part.rename(path)
+    return path
+
+
+def _stages(depths: Sequence[int], widths: Sequence[int], **more: Any) -> dict[str, Any]:
+    return {"depths": list(depths), "hidden_sizes": list(widths), **more}
 
 
 def _encoder(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
-    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * width}
-    return {**sizes, **more}
+    return {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * width, **more}
 
 
-_BOTTLENECKS = [256, 512, 1024, 2048]
-_MOBILEVIT_XXS = {"neck_hidden_sizes": [16, 16, 24, 48, 64, 80, 320], "hidden_sizes": [64, 80, 96], "expand_ratio": 2.0}
-_LEVIT_192 = {
-    "hidden_sizes": [192, 288, 384],
-    "num_attention_heads": [3, 5, 6],
-    "depths": [4, 4, 4],
-    "key_dim": [32, 32, 32],
-}
+def _efficient(width: float, depth: float, head: int) -> dict[str, Any]:
+    return {"width_coefficient": width, "depth_coefficient": depth, "hidden_dim": head}
 
-FULL: tuple[Recipe, ...] = (
-    Recipe(name="resnet18-224", model="ResNet", size=224, config=_stages([2, 2, 2, 2], [64, 128, 256, 512], layer_type="basic")),
-    Recipe(name="resnet26-192", model="ResNet", size=192, config=_stages([2, 2, 2, 2], _BOTTLENECKS)),
-    Recipe(name="resnet50-160", model="ResNet", size=160, config=_stages([3, 4, 6, 3], _BOTTLENECKS)),
+
+def _windows(width: int, depths: Sequence[int], heads: Sequence[int], window: int, size: int) -> dict[str, Any]:
+    return {"embed_dim": width, "depths": list(depths), "num_heads": list(heads), "window_size": window, "image_size": size}
+
+
+_BASIC = (64, 128, 256, 512)
+_BOTTLENECK = (256, 512, 1024, 2048)
+_ATTO = (40, 80, 160, 320)
+_XXS = {"neck_hidden_sizes": [16, 16, 24, 48, 64, 80, 320], "hidden_sizes": [64, 80, 96], "expand_ratio": 2.0}
+_LEVIT_192 = {"hidden_sizes": [192, 288, 384], "num_attention_heads": [3, 5, 6], "depths": [4, 4, 4], "key_dim": [32, 32, 32]}
+
+# Networks to measure.
+RECIPES: tuple[Recipe, ...] = (
+    Recipe(name="resnet18-224", model="ResNet", size=224, config=_stages([2, 2, 2, 2], _BASIC, layer_type="basic")),
+    Recipe(name="resnet26-192", model="ResNet", size=192, config=_stages([2, 2, 2, 2], _BOTTLENECK)),
+    Recipe(name="resnet50-160", model="ResNet", size=160, config=_stages([3, 4, 6, 3], _BOTTLENECK)),
     Recipe(
         name="regnet-x-400mf-224",
         model="RegNet",
@@ -126,54 +165,26 @@ FULL: tuple[Recipe, ...] = (
     Recipe(name="mobilenet-v2-1.0-224", model="MobileNetV2", size=224),
     Recipe(name="mobilenet-v2-0.5-192", model="MobileNetV2", size=192, config={"depth_multiplier": 0.5}),
     Recipe(name="mobilenet-v2-1.4-160", model="MobileNetV2", size=160, config={"depth_multiplier": 1.4}, dynamo=False),
-    Recipe(
-        name="efficientnet-b0-224",
-        model="EfficientNet",
-        size=224,
-        config={"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
-        dynamo=False,
-    ),
-    Recipe(
-        name="efficientnet-b1-160",
-        model="EfficientNet",
-        size=160,
-        config={"width_coefficient": 1.0, "depth_coefficient": 1.1, "hidden_dim": 1280},
-    ),
-    Recipe(
-        name="efficientnet-b2-256",
-        model="EfficientNet",
-        size=256,
-        config={"width_coefficient": 1.1, "depth_coefficient": 1.2, "hidden_dim": 1408},
-        dynamo=False,
-    ),
+    Recipe(name="efficientnet-b0-224", model="EfficientNet", size=224, config=_efficient(1.0, 1.0, 1280), dynamo=False),
+    Recipe(name="efficientnet-b1-160", model="EfficientNet", size=160, config=_efficient(1.0, 1.1, 1280)),
+    Recipe(name="efficientnet-b2-256", model="EfficientNet", size=256, config=_efficient(1.1, 1.2, 1408), dynamo=False),
     Recipe(name="convnext-tiny-224", model="ConvNext", size=224),
     Recipe(name="convnext-nano-192", model="ConvNext", size=192, config=_stages([2, 2, 8, 2], [80, 160, 320, 640])),
-    Recipe(name="convnext-atto-256", model="ConvNext", size=256, config=_stages([2, 2, 6, 2], [40, 80, 160, 320]), dynamo=False),
-    Recipe(name="convnextv2-atto-224", model="ConvNextV2", size=224, config=_stages([2, 2, 6, 2], [40, 80, 160, 320])),
-    Recipe(name="convnextv2-pico-160", model="ConvNextV2", size=160, config=_stages([2, 2, 6, 2], [64, 128, 256, 512]), dynamo=False),
+    Recipe(name="convnext-atto-256", model="ConvNext", size=256, config=_stages([2, 2, 6, 2], _ATTO), dynamo=False),
+    Recipe(name="convnextv2-atto-224", model="ConvNextV2", size=224, config=_stages([2, 2, 6, 2], _ATTO)),
+    Recipe(name="convnextv2-pico-160", model="ConvNextV2", size=160, config=_stages([2, 2, 6, 2], _BASIC), dynamo=False),
     Recipe(name="vit-tiny-224", model="ViT", size=224, config=_encoder(192, 12, 3)),
     Recipe(name="vit-small-224", model="ViT", size=224, config=_encoder(384, 12, 6)),
     Recipe(name="vit-base-4-160", model="ViT", size=160, config=_encoder(768, 4, 12, image_size=160), dynamo=False),
     Recipe(name="deit-tiny-224", model="DeiT", size=224, config=_encoder(192, 12, 3)),
     Recipe(name="deit-small-6-192", model="DeiT", size=192, config=_encoder(384, 6, 6, image_size=192), dynamo=False),
     Recipe(name="swin-tiny-224", model="Swin", size=224, dynamo=False),
-    Recipe(
-        name="swin-narrow-160",
-        model="Swin",
-        size=160,
-        config={"embed_dim": 48, "depths": [2, 2, 4, 2], "num_heads": [2, 4, 8, 16], "image_size": 160},
-        dynamo=False,
-    ),
-    Recipe(
-        name="swinv2-shallow-256",
-        model="Swinv2",
-        size=256,
-        config={"embed_dim": 96, "depths": [2, 2, 2, 2], "num_heads": [3, 6, 12, 24], "image_size": 256, "window_size": 8},
-    ),
+    Recipe(name="swin-narrow-160", model="Swin", size=160, config=_windows(48, [2, 2, 4, 2], [2, 4, 8, 16], 5, 160), dynamo=False),
+    Recipe(name="swinv2-shallow-256", model="Swinv2", size=256, config=_windows(96, [2, 2, 2, 2], [3, 6, 12, 24], 8, 256)),
     Recipe(name="levit-128s-224", model="Levit", size=224),
     Recipe(name="levit-192-224", model="Levit", size=224, config=_LEVIT_192, dynamo=False),
     Recipe(name="mobilevit-s-256", model="MobileViT", size=256),
-    Recipe(name="mobilevit-xxs-192", model="MobileViT", size=192, config={**_MOBILEVIT_XXS, "image_size": 192}),
+    Recipe(name="mobilevit-xxs-192", model="MobileViT", size=192, config={**_XXS, "image_size": 192}),
     Recipe(name="mobilevitv2-1.0-192", model="MobileViTV2", size=192, config={"image_size": 192}),
     Recipe(name="poolformer-s12-224", model="PoolFormer", size=224),
     Recipe(name="poolformer-narrow-160", model="PoolFormer", size=160, config={"hidden_sizes": [48, 96, 192, 384]}, dynamo=False),
@@ -189,46 +200,50 @@ FULL: tuple[Recipe, ...] = (
     Recipe(name="hgnetv2-b0-224", model="HGNetV2", size=224),
     Recipe(name="textnet-224", model="TextNet", size=224),
     Recipe(name="cvt-13-192", model="Cvt", size=192),
-    Recipe(name="dinov2-small-6-224", model="Dinov2", size=224, config={**_encoder(384, 6, 6), "image_size": 224}),
-    Recipe(name="bert-mini-128", model="Bert", size=128, config=_encoder(256, 4, 4), task="ForSequenceClassification"),
-    Recipe(name="bert-small-64", model="Bert", size=64, config=_encoder(512, 4, 8), task="ForSequenceClassification", dynamo=False),
+    Recipe(name="dinov2-small-6-224", model="Dinov2", size=224, config=_encoder(384, 6, 6, image_size=224)),
+    Recipe(name="bert-mini-128", model="Bert", size=128, config=_encoder(256, 4, 4), task=TEXT),
+    Recipe(name="bert-small-64", model="Bert", size=64, config=_encoder(512, 4, 8), task=TEXT, dynamo=False),
 )
 
-
-def networks(folder: Path, recipes: tuple[Recipe, ...] = FULL) -> list[tuple[str, str, Path]]:
-    """The networks as files: name, family and path of each.
-
-    Args:
-        folder: where files are kept; what is there already is used.
-        recipes: which `transformers` models; the networks in the `onnx` wheel come on top.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    return [*wheel(), *((recipe.name, recipe.model, exported(recipe, folder)) for recipe in recipes)]
-
-
-def wheel() -> list[tuple[str, str, Path]]:
-    """The networks in the `onnx` wheel: real architectures of 2012-2017 whose weights are one constant each."""
-    data = Path(onnx.backend.test.__file__).parent / "data" / "light"
-    names = sorted(path.stem.removeprefix("light_").removeprefix("bvlc_") for path in data.glob("*.onnx"))
-    by_name = {path.stem.removeprefix("light_").removeprefix("bvlc_"): path for path in data.glob("*.onnx")}
-    return [(name, name.rstrip("0123456789_v"), by_name[name]) for name in names]
-
-
-def exported(recipe: Recipe, folder: Path) -> Path:
-    """The file of a recipe, made where it is missing; a name ends in a digest of the recipe, so that a changed one is made anew."""
-    import hashlib
-
-    digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]
-    path = folder / f"{recipe.name}-{digest}.onnx"
-    if not path.exists():
-        part = path.with_suffix(".part")
-        recipe.export(part)
-        part.rename(path)
-    return path
+# One of every family, with few layers of real widths and small inputs: networks to test with.
+SHALLOW: tuple[Recipe, ...] = (
+    Recipe(name="resnet", model="ResNet", size=64, config=_stages([1, 1, 1, 1], _BOTTLENECK), dynamo=False),
+    Recipe(
+        name="regnet",
+        model="RegNet",
+        size=64,
+        config=_stages([1, 1, 1, 1], [64, 144, 320, 784], groups_width=16, layer_type="y"),
+        dynamo=False,
+    ),
+    Recipe(name="mobilenet-v1", model="MobileNetV1", size=96, dynamo=False),
+    Recipe(name="mobilenet-v2", model="MobileNetV2", size=96, dynamo=False),
+    Recipe(name="efficientnet", model="EfficientNet", size=64, config=_efficient(1.0, 0.1, 1280), dynamo=False),
+    Recipe(name="convnext", model="ConvNext", size=64, config=_stages([1, 1, 1, 1], [96, 192, 384, 768]), dynamo=False),
+    Recipe(name="convnextv2", model="ConvNextV2", size=64, config=_stages([1, 1, 1, 1], _BASIC), dynamo=False),
+    Recipe(name="vit", model="ViT", size=64, config=_encoder(192, 2, 3, image_size=64)),
+    Recipe(name="deit", model="DeiT", size=64, config=_encoder(384, 1, 6, image_size=64), dynamo=False),
+    Recipe(name="swin", model="Swin", size=128, config=_windows(96, [2, 1, 1, 1], [3, 6, 12, 24], 4, 128), dynamo=False),
+    Recipe(name="swinv2", model="Swinv2", size=128, config=_windows(96, [2, 1, 1, 1], [3, 6, 12, 24], 4, 128), dynamo=False),
+    Recipe(name="levit", model="Levit", size=64, config={"depths": [1, 1, 1], "image_size": 64}, dynamo=False),
+    Recipe(name="mobilevit", model="MobileViT", size=64, config={**_XXS, "image_size": 64}, dynamo=False),
+    Recipe(name="mobilevitv2", model="MobileViTV2", size=64, config={"image_size": 64, "n_attn_blocks": [1, 1, 1]}),
+    Recipe(name="poolformer", model="PoolFormer", size=64, config={"depths": [1, 1, 1, 1]}, dynamo=False),
+    Recipe(name="pvt", model="Pvt", size=64, config={"depths": [1, 1, 1, 1], "image_size": 64}, dynamo=False),
+    Recipe(name="pvtv2", model="PvtV2", size=64, config={"depths": [1, 1, 1, 1], "image_size": 64}, dynamo=False),
+    Recipe(name="bit", model="Bit", size=64, config=_stages([1, 1, 1, 1], [128, 256, 512, 1024])),
+    Recipe(name="focalnet", model="FocalNet", size=64, config={"depths": [1, 1, 1, 1], "image_size": 64}, dynamo=False),
+    Recipe(name="segformer", model="Segformer", size=64, config={"depths": [1, 1, 1, 1]}, dynamo=False),
+    Recipe(name="swiftformer", model="SwiftFormer", size=64, config={"depths": [1, 1, 1, 1]}, dynamo=False),
+    Recipe(name="hgnetv2", model="HGNetV2", size=64, dynamo=False),
+    Recipe(name="textnet", model="TextNet", size=64, dynamo=False),
+    Recipe(name="cvt", model="Cvt", size=64, config={"depth": [1, 2, 3]}, dynamo=False),
+    Recipe(name="dinov2", model="Dinov2", size=56, config=_encoder(384, 1, 6, image_size=56), dynamo=False),
+    Recipe(name="bert", model="Bert", size=32, config=_encoder(256, 2, 4, vocab_size=1000), task=TEXT, dynamo=False),
+)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Makes the networks and lists them.")
-    parser.add_argument("folder", type=Path, nargs="?", default=user_cache_path("hwnas") / "zoo")
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     for name, family, path in networks(parser.parse_args().folder):
-        print(name, family, path, f"{os.path.getsize(path) / 1e6:.1f} MB", file=sys.stdout, flush=True)
+        print(f"{name:24s} {family:14s} {path.stat().st_size / 1e6:6.1f} MB  {path}")

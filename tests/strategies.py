@@ -285,6 +285,16 @@ def _gather(g: Grower, x: str) -> str:
     return g.builder.op("Gather", [x, indices], axis=axis)
 
 
+def _gather_elements(g: Grower, x: str) -> str:
+    """Any number of elements along one axis, and not all of the others."""
+    x = g.ranked(x, 1, 4)
+    axis = g.integer(-len(g.shape(x)), len(g.shape(x)) - 1)
+    shape = [g.integer(1, size) for size in g.shape(x)]
+    shape[axis] = g.integer(1, 4)
+    indices = g.rng.integers(-g.shape(x)[axis], g.shape(x)[axis], shape)
+    return g.builder.op("GatherElements", [x, g.builder.constant("i", indices)], axis=axis)
+
+
 def _gather_nd(g: Grower, x: str) -> str:
     """Picks along one axis or two, behind no shared dimension or the first one."""
     x = g.ranked(x, 2, 4)
@@ -478,6 +488,7 @@ STEPS: Mapping[str, Step] = {
         for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd", "ReduceSumSquare")
     },
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "Tile": _tile,
     "Col2Im": _col2im,

@@ -10,7 +10,9 @@ Conventions, the same for a node of a graph and for a kernel of a runtime:
   size and 4 (square; sum over the size; scale; power; divide).
 - Resize costs 2 per weighted neighbour; nearest neighbours are copied.
 - Einsum costs, for every combination of its indices, one multiplication or addition for each of its inputs: 2 for a product of two.
-- Whatever only moves data costs 0, and so does any operator that is a runtime's own (layout reorders).
+- Fusions that are a runtime's own operators cost what their parts do, as far as they compute one function: the sum of a
+  SkipLayerNormalization 1 more, the bias of a BiasGelu 1 more.
+- Whatever only moves data costs 0, and so does any other operator that is a runtime's own (layout reorders).
 """
 
 from __future__ import annotations
@@ -64,6 +66,12 @@ def _matmul(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
     return 2 * outputs[0].numel * inputs[0].shape[-1]
 
 
+def _fused_matmul(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    turned, moved = bool(attrs.get("transA")), bool(attrs.get("transBatchA"))  # [M, K], [K, M], [M, batch, K], [K, batch, M]
+    shape = inputs[0].shape
+    return 2 * outputs[0].numel * shape[-1 if not turned else 0 if moved else -2]
+
+
 def _einsum(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
     sizes = index_sizes(attrs["equation"], [spec.shape for spec in inputs])
     return len(inputs) * prod(sizes.values()) if len(inputs) > 1 else inputs[0].numel
@@ -102,21 +110,47 @@ _COUNTS: Mapping[str, _Count] = {
     "LogSoftmax": _per_output(5),
     "LRN": _lrn,
 }
-_COPIES = {"Cast", "Concat", "DepthToSpace", "Expand", "Gather", "GatherND", "Pad", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose"}
+_COPIES = {
+    "Cast",
+    "Concat",
+    "DepthToSpace",
+    "Expand",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Pad",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Tile",
+    "Transpose",
+}
 _MOVES = VIEWS | _COPIES
+
+
+_FUSIONS: Mapping[str, _Count] = {
+    "BiasGelu": _per_output(2),
+    "FastGelu": _ELEMENTWISE,
+    "FusedMatMul": _fused_matmul,
+    "QuickGelu": _ELEMENTWISE,
+    "SimplifiedLayerNormalization": _per_output(4),
+    "SkipLayerNormalization": _per_output(8),
+    "Upsample": _resize,
+}
 
 
 def op_flops(op: str, attrs: Attrs, inputs: Specs, outputs: Specs) -> int:
     """Operations of one node or kernel, by the conventions above.
 
     Args:
-        op: the operator.
+        op: the operator, or a fusion under ONNX Runtime's name for it.
         attrs: its canonical attributes.
         inputs: what it reads, in ONNX order (weights may follow or be left out: only the first input's shape counts).
         outputs: what it writes.
     """
-    if op in _COUNTS:
-        return _COUNTS[op](dict(attrs), inputs, outputs)
+    count = _COUNTS.get(op) or _FUSIONS.get(op)
+    if count is not None:
+        return count(dict(attrs), inputs, outputs)
     return _ELEMENTWISE({}, inputs, outputs) if op in OPS and op not in _MOVES else 0
 
 

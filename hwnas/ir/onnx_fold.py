@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from hwnas.errors import GraphError
 from hwnas.ir.node import Array, TensorSpec
@@ -14,12 +15,19 @@ from hwnas.ir.node import Array, TensorSpec
 # Small arithmetic on shapes. Anything else stays a node: the graph is as the file has it.
 # fmt: off
 FOLDABLE = frozenset({
-    "Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor",
-    "Gather", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Range", "ReduceProd",
-    "Reshape", "Shape", "Size", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
-    "Where",
+    "Abs", "Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor",
+    "Gather", "GatherElements", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Pow", "Range", "ReduceMax",
+    "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Shape", "Size", "Slice", "Sqrt", "Squeeze",
+    "Sub", "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
+
+
+class GatherElements(OpRun):  # type: ignore[misc]  # onnx has no types
+    """Replaces the evaluator's own, which fails on more than 64 elements along the axis."""
+
+    def _run(self, data: Array, indices: Array, axis: int = 0) -> tuple[Array]:
+        return (np.take_along_axis(data, indices, axis),)
 
 
 class Folder:
@@ -58,7 +66,7 @@ class Folder:
         else:
             return False
         try:
-            results = ReferenceEvaluator(proto, opsets={"": self._opset}).run(None, feed)
+            results = ReferenceEvaluator(proto, opsets={"": self._opset}, new_ops=[GatherElements]).run(None, feed)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise GraphError(f"node '{name}' ({proto.op_type}) cannot be computed from its constants: {error}") from error
         for output, value in zip(proto.output, results, strict=True):

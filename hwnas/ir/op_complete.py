@@ -60,6 +60,7 @@ def pool(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
     window(attrs, inputs)
     if not attrs["ceil_mode"]:
         return
+    _shrink(attrs, inputs[0].shape[2:])
     rank = len(attrs["kernel_shape"])
     begins, ends = attrs["pads"][:rank], attrs["pads"][rank:]
     lasts, adds = [], []  # where the last whole window ends, counted from the input's end; whether another one starts in the input
@@ -76,6 +77,17 @@ def pool(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
         if min(exact) < 0:
             raise GraphError("this ceil_mode is not supported: a window would start behind the input; use pads instead")
     attrs["pads"], attrs["ceil_mode"] = (*begins, *exact), int(bool(keep))
+
+
+def _shrink(attrs: Attributes, sizes: Sequence[int]) -> None:
+    """A window larger than what it slides over, of which ceil_mode takes one, becomes as large as that."""
+    rank = len(sizes)
+    kernel, strides, pads = list(attrs["kernel_shape"]), list(attrs["strides"]), attrs["pads"]
+    for i, size in enumerate(sizes):
+        padded = size + pads[i] + pads[i + rank]
+        if attrs["dilations"][i] == 1 and padded < kernel[i] < padded + strides[i]:
+            kernel[i], strides[i] = padded, min(strides[i], padded)
+    attrs["kernel_shape"], attrs["strides"] = tuple(kernel), tuple(strides)
 
 
 def axes(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:

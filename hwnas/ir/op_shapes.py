@@ -273,6 +273,16 @@ def gather(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return [TensorSpec((*shape[:axis], *inputs[1].shape, *shape[axis + 1 :]), inputs[0].dtype)]
 
 
+def gather_elements(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """One element for each index, found along the axis at the index's own place in all others."""
+    data, indices, axis = inputs[0].shape, inputs[1].shape, int(node.attr("axis"))
+    if not inputs[1].dtype.startswith("int"):
+        raise GraphError(f"indices must be integers, got {inputs[1].dtype}")
+    if len(data) != len(indices) or any(many > size for i, (many, size) in enumerate(zip(indices, data, strict=True)) if i != axis):
+        raise GraphError(f"indices of shape {list(indices)} reach outside {list(data)}")
+    return [TensorSpec(indices, inputs[0].dtype)]
+
+
 def gather_nd(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     """The last dimension of the indices picks along as many axes, behind the leading dimensions that both share."""
     shape, (*rest, depth), batch = inputs[0].shape, inputs[1].shape, int(node.attr("batch_dims"))

@@ -246,6 +246,7 @@ OPS: Mapping[str, OpSchema] = {
     "ReduceL2": _REDUCE,
     "ReduceSumSquare": _REDUCE,
     "Gather": OpSchema(infer=shapes.gather, arity=(2, 2), defaults={"axis": 0}, complete=complete.axis, mixed_types=True),
+    "GatherElements": OpSchema(infer=shapes.gather_elements, arity=(2, 2), defaults={"axis": 0}, complete=complete.axis, mixed_types=True),
     "GatherND": OpSchema(infer=shapes.gather_nd, arity=(2, 2), defaults={"batch_dims": 0}, mixed_types=True),
     "Tile": OpSchema(infer=shapes.tile, arity=(1, 1), defaults={}, required=("repeats",)),
     "Expand": OpSchema(infer=shapes.expand, arity=(1, 1), defaults={}, required=("shape",), complete=complete.expand),

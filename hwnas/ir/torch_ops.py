@@ -164,6 +164,11 @@ def _gather(node: Node, inputs: Specs, outputs: Specs) -> Run:
     return run
 
 
+def _gather_elements(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    axis, size = int(node.attr("axis")), inputs[0].shape[int(node.attr("axis"))]
+    return lambda x, indices: torch.gather(x, axis, torch.where(indices < 0, indices + size, indices))
+
+
 def _gather_nd(node: Node, inputs: Specs, outputs: Specs) -> Run:
     batch, depth = int(node.attr("batch_dims")), inputs[1].shape[-1]
     sizes = inputs[0].shape[batch : batch + depth]
@@ -391,6 +396,7 @@ LOWERINGS: Mapping[str, Lowering] = {
     "ReduceSumSquare": _reduce(lambda x, axes, keepdim: torch.sum(x * x, axes, keepdim)),
     "ReduceL2": _reduce(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "Tile": _tile,
     "Col2Im": _col2im,

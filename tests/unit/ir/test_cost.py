@@ -28,6 +28,31 @@ def test_flops_of_a_small_network():
     assert cost.flops(small_network()) == 3456 + 128 + 64 + 64 + 0 + 80
 
 
+def test_flops_of_products_written_as_equations():
+    """A product of two costs 2 for each combination of indices, a sum 1 for each element."""
+    b = GraphBuilder("einsum")
+    x = b.input("x", (2, 3, 5))
+    graph = b.finish(b.op("Einsum", [x, b.weight("w", (7, 5))], equation="bid,ed->bie"), b.op("Einsum", [x], equation="bid->b"))
+    assert [cost.node_flops(graph, node) for node in graph.nodes] == [2 * 2 * 3 * 5 * 7, 30]
+
+
+@pytest.mark.parametrize(("turned", "moved", "shape"), [(0, 0, (6, 4, 5)), (1, 0, (6, 5, 4)), (0, 1, (4, 6, 5)), (1, 1, (5, 6, 4))])
+def test_flops_of_a_product_that_transposes_what_it_reads(turned, moved, shape):
+    """6 products of [4, 5] by [5, 3], however the first factor lies in memory."""
+    attrs = (("transA", turned), ("transBatchA", moved))
+    flops = cost.op_flops("FusedMatMul", attrs, [TensorSpec(shape), TensorSpec((6, 5, 3))], [TensorSpec((6, 4, 3))])
+    assert flops == 2 * 6 * 4 * 5 * 3
+
+
+def test_a_fusion_costs_what_its_parts_do():
+    """A sum before a normalisation, a bias before a Gelu."""
+    spec = TensorSpec((2, 4))
+    counts = {op: cost.op_flops(op, (), [spec, spec], [spec]) for op in ("Add", "LayerNormalization", "Gelu")}
+    assert cost.op_flops("SkipLayerNormalization", (), [spec, spec], [spec]) == counts["Add"] + counts["LayerNormalization"]
+    assert cost.op_flops("BiasGelu", (), [spec, spec], [spec]) == counts["Add"] + counts["Gelu"]
+    assert cost.op_flops("ReorderInput", (), [spec], [spec]) == 0
+
+
 def test_parameters_of_a_small_network():
     """Conv 4*3*9 + 4, batch norm 4 + 4 (its running statistics do not count), linear 10*4 + 10."""
     assert cost.params(small_network()) == 108 + 4 + 8 + 50
@@ -154,7 +179,7 @@ def test_bounds_that_hold_for_every_graph(graph):
 def test_every_operator_is_counted_or_known_to_move_data():
     """Only operators that move data are free of operations: a new operator has to choose."""
     free = {"Cast", "Concat", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Transpose"}
-    free |= {"DepthToSpace", "Expand", "Gather", "GatherND", "SpaceToDepth", "Tile"}
+    free |= {"DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "SpaceToDepth", "Tile"}
     spec = TensorSpec((2, 4))
     plain = set(OPS) - free - {"Conv", "ConvTranspose", "Einsum", "Gemm", "LRN", "MaxPool", "AveragePool", "Resize"}
     assert all(cost.op_flops(op, (), [spec, spec], [spec]) > 0 for op in plain)

@@ -284,6 +284,29 @@ def test_scales_computed_from_a_shape_are_evaluated() -> None:
     assert graph.weights["d"].value == np.float32(0.5)
 
 
+def test_arithmetic_on_single_numbers_is_evaluated() -> None:
+    """A grid of patches, as exporters write the root of their number."""
+    body = """
+        n = Constant <value = float {16}> ()  h = Constant <value = float {0.5}> ()  r = Pow (n, h)  i = Cast <to = 7> (r)
+        a = Constant <value = int64[1] {0}> ()  u = Unsqueeze (i, a)  m = Constant <value = int64[1] {-1}> ()
+        s = Concat <axis = 0> (u, m)  y = Reshape (x, s)
+    """
+    assert only(text(body, outputs="float[4,8] y"))[1]["shape"] == (4, 8)
+
+
+def test_elements_gathered_from_a_long_table_are_evaluated() -> None:
+    """The kinds of tokens, as exporters look them up in a table of all positions."""
+    numbers = ", ".join(str(i % 7) for i in range(512))
+    body = f"""
+        t = Constant <value = int64[1,512] {{{numbers}}}> ()  i = Constant <value = int64[1,4] {{500, 1, 2, -1}}> ()
+        g = GatherElements <axis = 1> (t, i)  f = Cast <to = 1> (g)  y = Mul (x, f)
+    """
+    graph = from_model(text(body))
+    assert [node.op for node in graph.nodes] == ["Mul"]
+    assert graph.weights["f"].value is not None
+    assert graph.weights["f"].value.tolist() == [[500 % 7, 1, 2, 511 % 7]]
+
+
 def test_arithmetic_on_weights_is_not_evaluated() -> None:
     """The graph is as the file has it."""
     body = "c = Constant <value = float[4] {1, 2, 3, 4}> ()  d = Mul (c, c)  y = Add (x, d)"

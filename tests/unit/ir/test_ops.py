@@ -87,6 +87,12 @@ def test_shapes_broadcast_as_in_numpy() -> None:
         ("SpaceToDepth", [(1, 2, 4, 6)], {"blocksize": 2}, (1, 8, 2, 3)),
         ("DepthToSpace", [(1, 8, 2, 3)], {"blocksize": 2}, (1, 2, 4, 6)),
         ("Transpose", [(2, 3, 4)], {}, (4, 3, 2)),
+        ("Tile", [(2, 3)], {"repeats": (2, 1)}, (4, 3)),
+        ("Col2Im", [(2, 12, 9)], {"image_shape": (4, 4), "block_shape": (2, 2)}, (2, 3, 4, 4)),
+        ("Col2Im", [(1, 4, 4)], {"image_shape": (3, 3), "block_shape": (2, 2), "strides": (2, 2), "pads": (1, 1, 0, 0)}, (1, 1, 3, 3)),
+        ("Einsum", [(2, 3, 5), (7, 5)], {"equation": "...d, ed -> ...e"}, (2, 3, 7)),
+        ("Einsum", [(2, 3), (3, 4)], {"equation": "zb,ba"}, (4, 2)),
+        ("Einsum", [(1, 3), (2, 3)], {"equation": "ab,ab->a"}, (2,)),
     ],
 )
 def test_shapes(op: str, shapes: list[tuple[int, ...]], attrs: dict[str, object], expected: tuple[int, ...] | None) -> None:
@@ -107,6 +113,13 @@ def test_ceil_mode_adds_no_window_that_starts_in_the_padding() -> None:
     """6 with 2 pads at both ends, windows of 3 in steps of 3: a fourth window would start at the last pad."""
     attrs, shapes = node_of("MaxPool", (1, 1, 6), kernel_shape=(3,), strides=(3,), pads=(2, 2), ceil_mode=1)
     assert (attrs["ceil_mode"], attrs["pads"], shapes) == (0, (2, 2), [(1, 1, 3)])
+
+
+def test_a_window_larger_than_all_it_slides_over() -> None:
+    """With ceil_mode it is as large as that, as in an average over everything that exporters write with a huge window."""
+    attrs, shapes = node_of("AveragePool", (1, 1, 7, 7), kernel_shape=(640, 640), strides=(640, 640), ceil_mode=1, count_include_pad=1)
+    assert (attrs["kernel_shape"], attrs["strides"], attrs["ceil_mode"], shapes) == ((7, 7), (7, 7), 0, [(1, 1, 1, 1)])
+    refused("does not fit into 7", "AveragePool", (1, 1, 7), kernel_shape=(640,), strides=(640,))
 
 
 def test_ceil_mode_stays_in_an_average_over_pads() -> None:
@@ -148,6 +161,14 @@ def test_ceil_mode_stays_in_an_average_over_pads() -> None:
         ("rank 1", "MatMul", [(3,), (3, 5)], {}),
         ("exactly one of", "Resize", [(1, 1, 2, 2)], {}),
         ("every dimension must be at least 1", "Pad", [(2, 3)], {"pads": (0, -3, 0, 0)}),
+        ("index 'd' of 'bd,dc->bc' stands for 3 and for 4", "Einsum", [(2, 3), (4, 5)], {"equation": "bd,dc"}),
+        ("has 2 terms for 1 inputs", "Einsum", [(2, 3)], {"equation": "bd,dc"}),
+        ("does not fit inputs of ranks", "Einsum", [(2,)], {"equation": "...ab"}),
+        ("does not fit a tensor of rank 2", "Einsum", [(2, 3)], {"equation": "b"}),
+        ("names an index twice, or one that no input has", "Einsum", [(2, 3)], {"equation": "bd->be"}),
+        ("4 rows and 4 windows do not make an image", "Col2Im", [(1, 4, 4)], {"image_shape": (4, 4), "block_shape": (2, 2)}),
+        ("'strides' needs 2 values", "Col2Im", [(1, 4, 9)], {"image_shape": (4, 4), "block_shape": (2, 2), "strides": (1,)}),
+        ("indices must be int64", "GatherND", [(2, 3), (2, 1)], {}),
         ("do not divide into blocks", "DepthToSpace", [(1, 3, 2, 2)], {"blocksize": 2}),
     ],
 )
@@ -165,6 +186,27 @@ def test_types_must_agree() -> None:
     assert b.shape(b.op("Gather", [x, y])) == (2,)
     with pytest.raises(GraphError, match="indices must be integers"):
         b.op("Gather", [x, x])
+
+
+def test_picks_along_several_axes() -> None:
+    """The last dimension of the indices vanishes with the axes that it picks along; shared leading dimensions stay."""
+    b = GraphBuilder("picks")
+    x = b.input("x", (2, 5, 6, 7))
+    assert b.shape(b.op("GatherND", [x, b.input("i", (3, 2), "int64")])) == (3, 6, 7)
+    assert b.shape(b.op("GatherND", [x, b.input("j", (2, 4, 2), "int64")], batch_dims=1)) == (2, 4, 7)
+    with pytest.raises(GraphError, match="4 indices and 1 shared dimensions do not fit"):
+        b.op("GatherND", [x, b.input("k", (2, 4), "int64")], batch_dims=1)
+
+
+def test_elements_are_picked_one_by_one() -> None:
+    """The result has the shape of the indices, which reach outside the data along the axis alone."""
+    b = GraphBuilder("elements")
+    x = b.input("x", (2, 5))
+    assert b.shape(b.op("GatherElements", [x, b.input("i", (2, 9), "int64")], axis=-1)) == (2, 9)
+    with pytest.raises(GraphError, match="reach outside"):
+        b.op("GatherElements", [x, b.input("j", (3, 5), "int64")], axis=1)
+    with pytest.raises(GraphError, match="indices must be integers"):
+        b.op("GatherElements", [x, x])
 
 
 def test_specs_are_checked() -> None:

@@ -1,0 +1,97 @@
+"""Networks that nobody here wrote load, compute what their files say, and are measurable kernel by kernel."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from hwnas.ir import Graph, KernelCall
+from hwnas.ir.kernel import FREE
+from hwnas.ir.onnx import load
+from hwnas.runtimes.ort import OrtRuntime
+
+RUNTIME = OrtRuntime(1)
+
+
+def _bench(name: str) -> ModuleType:
+    """A module of bench/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", Path(__file__).parents[2] / "bench" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ZOO = _bench("zoo")
+WHEEL = {name: path for name, _, path in ZOO.wheel()}
+
+
+def assert_same_outputs(path: Path, graph: Graph, answers: list[np.ndarray], feed: dict[str, Any]) -> None:
+    """The file, run as it is, answers what the graph does that was read from it and written again."""
+    expected = RUNTIME.open(path.read_bytes()).run(None, feed)
+    assert [answer.shape for answer in answers] == [graph.specs[name].shape for name in graph.outputs]
+    for answer, wanted in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer, wanted, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(wanted).max())))
+
+
+def assert_covered(graph: Graph, calls: tuple[KernelCall, ...]) -> None:
+    """Each node belongs to exactly one kernel, unless it is a constant or was folded away; so does the work of moving data."""
+    members = Counter(name for call in calls for name in call.nodes if call.kernel.op != "Transpose" and "Reorder" not in call.kernel.op)
+    assert {name for name, count in members.items() if count > 1} == set()
+    covered = {name for call in calls for name in call.nodes}
+    missing = [node.op for node in graph.nodes if node.name not in covered and not graph.constants.issuperset(node.outputs)]
+    assert set(missing) <= FREE
+    assert all(call.output in graph.specs for call in calls)
+
+
+def assert_measurable(path: Path) -> None:
+    graph = load(path)
+    session = RUNTIME.build(path)
+    feed = graph.random_inputs(np.random.default_rng(0))
+    assert_same_outputs(path, graph, list(session.run(feed)), feed)
+    rows = session.kernel_times(feed, runs=1)
+    assert_covered(graph, tuple(row.call for row in rows))
+    assert len({row.call for row in rows}) == len(rows)
+    assert all(row.seconds > 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "inception_v2", "resnet50", "shufflenet", "squeezenet"])
+def test_networks_of_the_onnx_wheel(name: str) -> None:
+    """Files of 2017: IR version 3, opset 9, weights made by ConstantOfShape and listed among the inputs."""
+    model = onnx.load(WHEEL[name])
+    assert (model.ir_version, model.opset_import[0].version) == (3, 9)
+    assert_measurable(WHEEL[name])
+
+
+@pytest.mark.parametrize("recipe", ZOO.SHALLOW, ids=lambda recipe: recipe.name)
+def test_networks_of_transformers(recipe: Any, tmp_path: Path) -> None:
+    """One of every family, with few layers of real widths, as both exporters of torch write them."""
+    pytest.importorskip("transformers", reason="needs networks of others: pip install 'hwnas[zoo]'")
+    assert_measurable(ZOO.exported(recipe, tmp_path))
+
+
+def test_a_network_is_made_once(tmp_path: Path) -> None:
+    """A second call finds the file, and a changed recipe has another."""
+    recipe = ZOO.Recipe(name="tiny", model="ResNet", size=32)
+    path = tmp_path / recipe.file
+    path.write_bytes(b"made before")
+    assert ZOO.exported(recipe, tmp_path) == path
+    assert path.read_bytes() == b"made before"
+    assert ZOO.Recipe(name="tiny", model="ResNet", size=64).file != recipe.file
+
+
+def test_the_zoo_is_wide() -> None:
+    """At least 16 architectures of at least as many families, each under a name of its own."""
+    names = [*WHEEL, *(recipe.name for recipe in ZOO.RECIPES)]
+    assert len(set(names)) == len(names)
+    assert len({recipe.model for recipe in ZOO.RECIPES}) >= 16
+    assert {recipe.model for recipe in ZOO.SHALLOW} == {recipe.model for recipe in ZOO.RECIPES}
