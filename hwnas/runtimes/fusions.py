@@ -12,7 +12,6 @@ PATTERNS = frozenset(
     {
         "BiasGelu",
         "BiasSkipLayerNormalization",
-        "BlockedHardSwish",
         "BlockedResize",
         "BlockedScale",
         "BlockedTranspose",
@@ -67,7 +66,7 @@ class Fusions:
     gemm_activations: frozenset[str] = frozenset(
         {"Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"}
     )
-    blocked_unary: frozenset[str] = frozenset({"FastGelu", "Gelu", "HardSigmoid", "HardSwish", "QuickGelu", "Relu", "Sigmoid", "Tanh"})
+    blocked_unary: frozenset[str] = frozenset({"Gelu", "HardSigmoid", "QuickGelu", "Relu", "Sigmoid", "Tanh"})
     patterns: frozenset[str] = PATTERNS
 
     @classmethod

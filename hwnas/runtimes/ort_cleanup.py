@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hwnas.ir.node import TensorSpec
+from hwnas.ir.node import Attrs, TensorSpec
+from hwnas.ir.ops import single
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_draft import Draft, Step, attributes
 
@@ -24,12 +25,34 @@ class _Rule:
     apply: Callable[[Draft, Step], bool]
 
 
+DEFINITIONS: Mapping[str, tuple[tuple[str, Attrs], ...]] = {
+    "HardSwish": (("HardSigmoid", attributes(alpha=single(1 / 6), beta=0.5)),),
+    "Mish": (("Softplus", ()), ("Tanh", ())),
+}
+"""Operators that the runtime has no kernel for: what it multiplies their input by."""
+
+
+def define(draft: Draft) -> None:
+    """Replaces operators by their definitions."""
+    for step in draft.of(*DEFINITIONS):
+        value, written, label = step.inputs[0], step.outputs[0], step.op
+        factor, parts = value, []
+        nodes = list(step.nodes)
+        draft.remove(step)
+        for op, attrs in DEFINITIONS[label]:
+            inner = draft.fresh(written, draft.specs[written])
+            parts.append(draft.add(op, [factor], [inner], attrs))
+            factor = inner
+        mul = draft.add("Mul", [value, factor], [written], (), nodes)
+        mul.label = label
+        for part in parts:
+            part.cause = mul
+
+
 def clean(draft: Draft, fusions: Fusions) -> bool:
-    """Applies the rules to every step, in the runtime's order; whether anything changed."""
+    """Applies the rules to every step; whether anything changed."""
     changed = False
-    if not draft.ops() & _RULES.keys():
-        return False
-    for step in draft.ordered():
+    for step in draft.of(*_RULES):
         for rule in _RULES.get(step.op, ()):
             if step.index not in draft.steps:
                 break
@@ -236,6 +259,8 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
 
 def merge_equal(draft: Draft) -> bool:
     """Nodes that compute the same from the same values become one, unless the network returns what the later one writes."""
+    if not any(len(readers) > 1 and len({step.op for step in readers}) < len(readers) for readers in draft.readers.values()):
+        return False  # equal nodes read the same value
     first: dict[object, Step] = {}
     same: dict[str, object] = {}
     changed = False
@@ -271,7 +296,7 @@ def add_bias(draft: Draft, *, keep_attention: bool) -> bool:
         keep_attention: whether products that may belong to an attention block (of a normalisation before it) stay for the time being.
     """
     changed = False
-    for step in [step for step in draft.ordered() if step.op == "MatMul"]:
+    for step in draft.of("MatMul", ordered=True):
         after = draft.only_reader(step.outputs[0], "Add")
         left, right = step.inputs
         if after is None or len(draft.shape(right)) != 2 or draft.specs[left].dtype != "float32":
@@ -320,7 +345,7 @@ def _attention(draft: Draft, value: str, addition: Step) -> bool:
 def merge_reshapes(draft: Draft) -> bool:
     """Reshapes that follow one another are one."""
     changed = False
-    for step in [step for step in draft.ordered() if step.op == "Reshape"]:
+    for step in draft.of("Reshape", ordered=True):
         if step.index not in draft.steps:
             continue
         chain = [step]

@@ -20,11 +20,12 @@ class Step:
         nodes: names of the graph's nodes that it computes; none for work that the runtime added.
         cause: whose work it is where it has no nodes.
         fused: operators that it absorbed and still computes, in order.
+        label: the operator whose definition it ends, where the runtime replaced one by several.
         layout: `nchw`, or the blocked layout.
         index: counts the steps in the order in which they were made.
     """
 
-    __slots__ = ("attrs", "cause", "fused", "index", "inputs", "layout", "nodes", "op", "outputs")
+    __slots__ = ("attrs", "cause", "fused", "index", "inputs", "label", "layout", "nodes", "op", "outputs")
 
     def __init__(self, op: str, inputs: list[str], outputs: list[str], attrs: Attrs, nodes: list[str], index: int) -> None:
         self.op = op
@@ -35,6 +36,7 @@ class Step:
         self.index = index
         self.cause: Step | None = None
         self.fused: tuple[str, ...] = ()
+        self.label = ""
         self.layout = "nchw"
 
     def attr(self, key: str, default: Any = None) -> Any:
@@ -76,6 +78,8 @@ class Draft:
         self.writer: dict[str, Step] = {}
         self.readers: dict[str, list[Step]] = {}
         self._origins: dict[str, str] = {}
+        self._order: list[Step] | None = None
+        self._ops: set[str] | None = None
         self._made = 0
         for node in graph.nodes:
             if node.outputs[0] not in self.constants:
@@ -90,11 +94,15 @@ class Draft:
 
     def ops(self) -> set[str]:
         """The operators that occur."""
-        return {step.op for step in self.steps.values()}
+        if self._ops is None:
+            self._ops = {step.op for step in self.steps.values()}
+        return self._ops
 
-    def of(self, *ops: str) -> list[Step]:
-        """The steps of some operators, in the order in which they were made."""
-        return [step for step in self.steps.values() if step.op in ops]
+    def of(self, *ops: str, ordered: bool = False) -> list[Step]:
+        """The steps of some operators, in the order in which they were made, or in one in which they can run."""
+        wanted = frozenset(ops)
+        found = [step for step in self.steps.values() if step.op in wanted]
+        return [step for step in self.ordered() if step.op in wanted] if ordered and len(found) > 1 else found
 
     def edges(self, value: str) -> int:
         """How often a value is read inside the network."""
@@ -139,29 +147,33 @@ class Draft:
 
         A walk from what nobody reads back to the inputs, younger producers first; each step after all that it needs.
         """
-        pending = [step for step in self.steps.values() if not any(self.readers.get(value) for value in step.outputs)]
+        if self._order is None:
+            self._order = self._walk()
+        return list(self._order)
+
+    def _walk(self) -> list[Step]:
+        steps, writer, readers = self.steps, self.writer, self.readers
+        entered = bytearray(self._made)
         order: list[Step] = []
-        entered: set[int] = set()
-        done: set[int] = set()
-        writer = self.writer
+        pending = [index for index, step in steps.items() if not any(readers.get(value) for value in step.outputs)]
         while pending:
-            step = pending[-1]
-            index = step.index
-            if index in entered:
-                pending.pop()
-                if index not in done:
-                    done.add(index)
-                    order.append(step)
-                continue
-            entered.add(index)
-            before = {writer[value].index for value in step.inputs if value in writer}
-            pending.extend(self.steps[i] for i in sorted(before) if i not in entered)
+            index = pending.pop()
+            if index < 0:  # all that it needs is in place
+                order.append(steps[~index])
+            elif not entered[index]:
+                entered[index] = 1
+                pending.append(~index)
+                before = [found.index for value in steps[index].inputs if (found := writer.get(value)) is not None]
+                if len(before) > 1:
+                    before.sort()
+                pending += before
         return order
 
     # ---- changing
 
     def add(self, op: str, inputs: Iterable[str], outputs: Sequence[str], attrs: Attrs = (), nodes: Sequence[str] = ()) -> Step:
         """A new step."""
+        self._order = self._ops = None
         step = Step(op, list(inputs), list(outputs), attrs, list(nodes), self._made)
         self._made += 1
         self.steps[step.index] = step
@@ -193,6 +205,7 @@ class Draft:
 
     def set_input(self, step: Step, position: int, value: str) -> None:
         """Lets a step read another value at one input."""
+        self._order = None
         old = step.inputs[position]
         if old:
             self.readers[old].remove(step)
@@ -202,6 +215,7 @@ class Draft:
 
     def set_inputs(self, step: Step, values: Sequence[str]) -> None:
         """Lets a step read other values."""
+        self._order = None
         for value in step.inputs:
             if value:
                 self.readers[value].remove(step)
@@ -212,6 +226,7 @@ class Draft:
 
     def set_output(self, step: Step, position: int, value: str) -> None:
         """Lets a step write another value at one output."""
+        self._order = None
         if self.writer.get(step.outputs[position]) is step:
             del self.writer[step.outputs[position]]
         step.outputs[position] = value
@@ -224,6 +239,7 @@ class Draft:
 
     def remove(self, step: Step, heir: Step | None = None) -> None:
         """Takes a step out; what it computed counts as its heir's."""
+        self._order = self._ops = None
         for value in step.inputs:
             if value:
                 self.readers[value].remove(step)

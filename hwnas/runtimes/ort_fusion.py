@@ -54,20 +54,25 @@ def fuse(graph: Graph, fusions: Fusions | int) -> tuple[KernelCall, ...]:
         graph: the network; weights may still be recipes.
         fusions: what the runtime fuses (`OrtRuntime.fusions`, kept in every profile), or the channels per block of its layout.
     """
-    return tuple(dict.fromkeys(node.call for node in plan(graph, fusions)))
+    naming = _Naming(_rewritten(graph, fusions))
+    return tuple({id(call): call for call in map(naming.call, naming.draft.ordered())}.values())
 
 
 def plan(graph: Graph, fusions: Fusions | int) -> tuple[PlannedNode, ...]:
     """The optimised graph, node by node, in an order in which they can run."""
-    facts = Fusions.of(fusions)
+    return _Naming(_rewritten(graph, fusions)).nodes()
+
+
+def _rewritten(graph: Graph, fusions: Fusions | int) -> Draft:
     draft = Draft(graph)
-    rewrite(draft, facts)
-    return _Naming(draft).nodes()
+    rewrite(draft, Fusions.of(fusions))
+    return draft
 
 
 def rewrite(draft: Draft, fusions: Fusions) -> None:
     """Applies all rules to a draft."""
     known = fusions.patterns
+    cleanup.define(draft)
     early = ("SpaceToDepth", *(("Gelu",) if draft.ops() & NEW_GELU else ()), "LayerNormalization")
     for index in range(ROUNDS):
         changed = cleanup.clean(draft, fusions)
@@ -117,8 +122,9 @@ class _Naming:
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
         self.graph = draft.graph
-        self.position = {node.name: i for i, node in enumerate(self.graph.nodes)}
+        self.position = self.graph.positions
         self.calls: dict[int, KernelCall] = {}
+        self.added: dict[KernelCall, KernelCall] = {}  # of steps without nodes: equal ones are one
 
     def nodes(self) -> tuple[PlannedNode, ...]:
         steps = self.draft.ordered()
@@ -143,25 +149,27 @@ class _Naming:
         return self.calls[step.index]
 
     def _own(self, step: Step) -> KernelCall:
-        draft, graph = self.draft, self.graph
-        reads = dict.fromkeys(value for value in step.inputs if value and value not in draft.constants)
-        constants = [value for value in step.inputs if value in draft.constants]
+        specs, constants = self.draft.specs, self.draft.constants
+        reads = step.inputs[:1] if step.label else dict.fromkeys(step.inputs)
+        inputs = [specs[value] for value in reads if value and value not in constants]
+        weights = [specs[value] for value in step.inputs if value in constants]
+        tagged = step.layout != "nchw" and (step.op in TAGGED or step.op in REORDERS or (step.op == "Mul" and bool(weights)))
         kernel = Kernel(
-            op=step.op,
+            op=step.label or step.op,
             fused=step.fused,
-            inputs=tuple(draft.specs[value] for value in reads),
-            weights=tuple(draft.specs[value] for value in constants[: COUNTED_WEIGHTS.get(step.op)]),
-            outputs=tuple(draft.specs[value] for value in step.outputs),
+            inputs=tuple(inputs),
+            weights=tuple(weights[: COUNTED_WEIGHTS.get(step.op)]),
+            outputs=tuple([specs[value] for value in step.outputs]),
             attrs=step.attrs,
-            layout=step.layout if step.op in TAGGED or step.op in REORDERS or (step.op == "Mul" and constants) else "nchw",
+            layout=step.layout if tagged else "nchw",
         )
         nodes = step.nodes or self._cause(step).nodes
-        names = tuple(sorted(set(nodes), key=self.position.__getitem__))
-        if step.op in REORDERS:
-            output = draft.origin(step.inputs[0])
-        else:
-            output = next((value for value in step.outputs if value in graph.specs), draft.origin(step.outputs[0]))
-        return KernelCall(kernel=kernel, nodes=names, output=output)
+        names = (nodes[0],) if len(nodes) == 1 else tuple(sorted(set(nodes), key=self.position.__getitem__))
+        output = step.inputs[0] if step.op in REORDERS else step.outputs[0]
+        if output not in self.graph.specs:
+            output = next((value for value in step.outputs if value in self.graph.specs), self.draft.origin(output))
+        call = KernelCall(kernel=kernel, nodes=names, output=output)
+        return call if step.nodes else self.added.setdefault(call, call)
 
     def _cause(self, step: Step) -> Step:
         """Whose work a step without nodes is: of the readers of a re-order the first in the graph, else what made the step."""

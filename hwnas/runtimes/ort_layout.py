@@ -33,7 +33,7 @@ def activate(draft: Draft, fusions: Fusions) -> bool:
 
 
 def _absorb(draft: Draft, step: Step, after: Step) -> None:
-    step.fused = (*step.fused, after.op)
+    step.fused = (*step.fused, "Add" if after.op == "Sum" else after.op)
     draft.absorb(step, after)
 
 
@@ -41,7 +41,7 @@ def add_residuals(draft: Draft, fusions: Fusions) -> None:
     """Convolutions in the plain layout that have a bias add a residual of the same shape, then an activation."""
     if "ConvResidual" not in fusions.patterns:
         return
-    for step in [step for step in draft.ordered() if step.op == "Conv" and step.layout == "nchw"]:
+    for step in [step for step in draft.of("Conv") if step.layout == "nchw"]:
         total = draft.only_reader(step.outputs[0], "Add")
         if total is None or total.layout != "nchw" or step.index not in draft.steps:
             continue
@@ -311,12 +311,12 @@ class _Blocking:
             return
         step.layout = self.layout
         self._made(step)
-        if step.op == "HardSigmoid" and "BlockedHardSwish" in self.fusions.patterns:
+        if step.op == "HardSigmoid" and "HardSwish" in self.fusions.blocked_activations:
             self._hard_swish(step, value)
 
     def _absorbable(self, step: Step) -> bool:
         late: Set[str] = self.fusions.blocked_activations
-        return step.op in late and not (step.op == "HardSwish" and step.outputs[0] in self.draft.outputs)
+        return step.op in late
 
     def _hard_swish(self, step: Step, value: str) -> None:
         """x HardSigmoid(x) of a slope of 1/6 is a HardSwish, which a convolution absorbs."""
@@ -325,7 +325,7 @@ class _Blocking:
         conv = self._free_conv(value, uses=2)
         if mul is None or conv is None or draft.other(mul, step.outputs[0]) != value or mul.outputs[0] in draft.outputs:
             return
-        if "HardSwish" not in self.fusions.blocked_activations or abs(step.attr("alpha") - SIXTH) > 1e-5 or step.attr("beta") != 0.5:
+        if abs(step.attr("alpha") - SIXTH) > 1e-5 or step.attr("beta") != 0.5:
             return
         del self.uses[step.outputs[0]], self.left[step.outputs[0]]
         nodes = list(mul.nodes)

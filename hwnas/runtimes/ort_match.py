@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwnas.ir import KernelCall
+from hwnas.runtimes.ort_cleanup import DEFINITIONS
 from hwnas.runtimes.ort_fusion import PlannedNode
 
 NCHWC_DOMAIN = "com.microsoft.nchwc"
@@ -89,11 +90,6 @@ def _ours(plan: Sequence[PlannedNode]) -> list[_Node]:
     nodes = []
     for planned in plan:
         inputs = planned.inputs
-        if planned.op == "HardSwish" and planned.blocked:  # in blocks its definition is not marked as such
-            inner = f"{planned.outputs[0]} inside"
-            nodes.append(_Node("HardSigmoid", inputs, (inner,), call=planned.call, planned=planned))
-            nodes.append(_Node("Mul", (*inputs, inner), planned.outputs, call=planned.call, planned=planned))
-            continue
         tagged = planned.call.kernel.layout != "nchw" and planned.op == planned.call.kernel.op
         op = "Conv" if tagged and planned.op in ("BatchNormalization", "Mul") else planned.op
         nodes.append(_Node(f"{op} in blocks" if tagged else op, inputs, planned.outputs, call=planned.call, planned=planned))
@@ -105,7 +101,7 @@ def _theirs(nodes: Mapping[str, Any], initializers: frozenset[str]) -> list[_Nod
     groups: dict[str, _Node] = {}  # a value inside a definition -> the node that stands for all of it
     for name, proto in nodes.items():
         inputs = tuple(value for value in proto.input if value and value not in initializers)
-        inside = next((value for value in (*proto.output, *inputs) if _INLINED.match(value)), None)
+        inside = next((value for value in (*proto.output, *inputs) if _is_inside(value)), None)
         if inside is None:
             op = FUSED_NAMES.get(proto.op_type, proto.op_type)
             tagged = proto.domain == NCHWC_DOMAIN
@@ -117,12 +113,18 @@ def _theirs(nodes: Mapping[str, Any], initializers: frozenset[str]) -> list[_Nod
             group = _Node(definition[1] if definition else "", (), ())
             found.append(group)
         group.names = (*group.names, name)
-        group.inputs = tuple(dict.fromkeys((*group.inputs, *(value for value in inputs if not _INLINED.match(value)))))
+        group.inputs = tuple(dict.fromkeys((*group.inputs, *(value for value in inputs if not _is_inside(value)))))
         for value in proto.output:
             groups[value] = group
-            if not _INLINED.match(value):
+            if not _is_inside(value):
                 group.outputs = (value,)
     return found
+
+
+def _is_inside(value: str) -> bool:
+    """Whether a value belongs to a definition that is foretold as one node."""
+    found = _INLINED.match(value)
+    return found is not None and found[1] not in DEFINITIONS
 
 
 def _signs(nodes: Sequence[_Node], shared: set[str]) -> dict[str, object]:

@@ -7,6 +7,7 @@ nothing else. `recognise` applies the patterns of one stage in the runtime's ord
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import pi, prod, sqrt
 
 from hwnas.ir.node import TensorSpec
@@ -411,21 +412,31 @@ def _phase(draft: Draft, step: Step) -> tuple[int, int] | None:
 
 # ---- stages
 
-_EARLY: Mapping[str, tuple[Pattern, tuple[str, ...]]] = {
-    "SpaceToDepth": (space_to_depth, ("Concat",)),
-    "Gelu": (gelu, ("Div",)),
-    "LayerNormalization": (layer_norm, ("ReduceMean",)),
-}
-_NAMES: Mapping[str, tuple[Pattern, tuple[str, ...]]] = {
-    **_EARLY,
-    "RMSNormalization": (rms_norm, ("Pow",)),
-    "MatMulTranspose": (matmul_transpose, ("MatMul", "FusedMatMul")),
-    "BiasGelu": (bias_gelu, ("Add",)),
-    "SkipLayerNormalization": (skip_layer_norm, ("LayerNormalization",)),
-    "BiasSkipLayerNormalization": (bias_skip_layer_norm, ("SkipLayerNormalization",)),
-    "FastGelu": (fast_gelu, ("Mul", "Pow")),
-    "QuickGelu": (quick_gelu, ("Sigmoid",)),
-    "MatMulScale": (matmul_scale, ("MatMul", "FusedMatMul")),
+@dataclass(frozen=True, slots=True)
+class _Spelling:
+    """A pattern, the operators of the steps where it may begin, and others of which one must occur somewhere."""
+
+    rewrite: Pattern
+    begins: frozenset[str]
+    needs: frozenset[str] = frozenset()
+
+
+def _spelling(rewrite: Pattern, begins: str, needs: str = "") -> _Spelling:
+    return _Spelling(rewrite, frozenset(begins.split()), frozenset(needs.split()))
+
+
+_SPELLINGS: Mapping[str, _Spelling] = {
+    "SpaceToDepth": _spelling(space_to_depth, "Concat", "Slice"),
+    "Gelu": _spelling(gelu, "Div", "Erf"),
+    "LayerNormalization": _spelling(layer_norm, "ReduceMean", "Sqrt"),
+    "RMSNormalization": _spelling(rms_norm, "Pow", "Sqrt"),
+    "MatMulTranspose": _spelling(matmul_transpose, "MatMul FusedMatMul", "Transpose"),
+    "BiasGelu": _spelling(bias_gelu, "Add", "Gelu FastGelu"),
+    "SkipLayerNormalization": _spelling(skip_layer_norm, "LayerNormalization", "Add"),
+    "BiasSkipLayerNormalization": _spelling(bias_skip_layer_norm, "SkipLayerNormalization", "MatMul"),
+    "FastGelu": _spelling(fast_gelu, "Mul Pow", "Tanh"),
+    "QuickGelu": _spelling(quick_gelu, "Sigmoid", "Mul"),
+    "MatMulScale": _spelling(matmul_scale, "MatMul FusedMatMul", "Mul Div"),
 }
 
 
@@ -433,10 +444,11 @@ def recognise(draft: Draft, fusions: Fusions, *names: str) -> bool:
     """Applies patterns one after the other, each to every step that may begin it; whether anything changed."""
     changed = False
     for name in names:
-        pattern, ops = _NAMES[name]
-        if name not in fusions.patterns or draft.ops().isdisjoint(ops):
+        spelling = _SPELLINGS[name]
+        ops = draft.ops()
+        if name not in fusions.patterns or ops.isdisjoint(spelling.begins) or (spelling.needs and ops.isdisjoint(spelling.needs)):
             continue
-        for step in [step for step in draft.ordered() if step.op in ops]:
+        for step in draft.of(*spelling.begins):
             if step.index in draft.steps:
-                changed |= pattern(draft, step)
+                changed |= spelling.rewrite(draft, step)
     return changed

@@ -34,7 +34,7 @@ _POOLS = frozenset({"QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearMa
 _EAGER = frozenset({"QLinearMaxPool", "QLinearResize"})  # are faster in it, so that a Transpose always goes
 _NEVER = frozenset({"MaxPool"})  # known, so that a Transpose before it may go, but pushed through only for integers
 _MERGING = frozenset({"Reshape", "Transpose"})  # take a Transpose in, and hand none on
-_THROUGH = _UNARY | _BROADCAST | _REDUCTIONS | _AXIS | _POOLS | {"Pad", "QLinearResize", "Resize", "Slice"} | _NEVER
+_THROUGH = _UNARY | _BROADCAST | _REDUCTIONS | _AXIS | _POOLS | {"Gather", "Pad", "QLinearResize", "Resize", "Slice", "Tile"} | _NEVER
 _KNOWN = _THROUGH | _MERGING
 
 
@@ -46,6 +46,12 @@ def inverse(perm: Sequence[int]) -> Perm:
 def compose(first: Sequence[int], second: Sequence[int]) -> Perm:
     """The permutation that does one and then another."""
     return tuple(first[axis] for axis in second)
+
+
+def _without(perm: Perm, axes: Sequence[int]) -> Perm:
+    """What is left of a permutation when some of the axes that it moves are gone."""
+    left = [axis for axis in range(len(perm)) if axis not in axes]
+    return tuple(left.index(axis) for axis in perm if axis not in axes)
 
 
 def push(draft: Draft, *, resize: bool) -> bool:
@@ -292,7 +298,7 @@ class _Mover:
             while wanted and (not group or product < size):
                 group.append(wanted.pop(0))
                 product *= group[-1]
-            if product != size:
+            if not group or product != size:
                 return False
             groups.append(group)
         if wanted:
@@ -327,13 +333,24 @@ class _Mover:
         step.set(axes=tuple(perm[axis] for axis in step.attr("axes")))
         return self._pass(transpose, step, perm)
 
+    def _tile(self, transpose: Step, step: Step, perm: Perm) -> bool:
+        step.set(repeats=tuple(step.attr("repeats")[axis] for axis in inverse(perm)))
+        return self._pass(transpose, step, perm)
+
+    def _gather(self, transpose: Step, step: Step, perm: Perm) -> bool:
+        """A pick of one index loses its axis."""
+        if self.draft.shape(step.inputs[1]) or step.inputs[1] not in self.draft.constants:
+            return False
+        axis = perm[step.attr("axis")]
+        step.set(axis=axis)
+        return self._pass(transpose, step, perm, _without(perm, (axis,)))
+
     def _reduce(self, transpose: Step, step: Step, perm: Perm) -> bool:
         axes = tuple(sorted(perm[axis] for axis in step.attr("axes")))
         step.set(axes=axes)
         if step.attr("keepdims"):
             return self._pass(transpose, step, perm)
-        left = [axis for axis in range(len(perm)) if axis not in axes]
-        return self._pass(transpose, step, perm, tuple(left.index(axis) for axis in perm if axis not in axes))
+        return self._pass(transpose, step, perm, _without(perm, axes))
 
 
 _Handler = Callable[[_Mover, Step, Step, Perm], bool]
@@ -342,8 +359,10 @@ _HANDLERS: Mapping[frozenset[str], _Handler] = {
     _BROADCAST: _Mover._broadcast,
     _AXIS: _Mover._with_axis,
     _REDUCTIONS: _Mover._reduce,
+    frozenset({"Gather"}): _Mover._gather,
     frozenset({"Pad"}): _Mover._pad,
     _POOLS: _Mover._pool,
     frozenset({"QLinearResize", "Resize"}): _Mover._resize,
     frozenset({"Slice"}): _Mover._slice,
+    frozenset({"Tile"}): _Mover._tile,
 }
