@@ -11,7 +11,7 @@ from rich.table import Table
 from hwnas.assets import Workspace
 from hwnas.cli import options
 from hwnas.errors import UsageError
-from hwnas.units import format_bytes, format_fraction, format_seconds
+from hwnas.units import format_bytes, format_fraction, format_joules, format_seconds
 
 if TYPE_CHECKING:
     from hwnas.workflows.predict import Prediction
@@ -175,8 +175,20 @@ def _print_prediction(prediction: Prediction) -> None:
     console.print(options.headed(str(prediction.model), f": {interval} per call, {estimate.source}"))
     if estimate.coverage < 1:
         console.print(f"  {format_fraction(estimate.coverage)} of it stands on measured kernels; the rest is scaled from the roofline")
+    console.print(f"  energy   {_energy_text(prediction)}")
     table = Table("kernel", "nodes", "time", "share", "bound by")
     for kernel in prediction.kernels[:5]:
         name = "+".join((kernel.call.kernel.op, *kernel.call.kernel.fused))
         table.add_row(name, ", ".join(kernel.call.nodes), format_seconds(kernel.seconds), format_fraction(kernel.share), kernel.bound)
     console.print(table)
+
+
+def _energy_text(prediction: Prediction) -> str:
+    from hwnas.devices import Unavailable
+
+    energy = prediction.energy
+    if isinstance(energy, Unavailable):
+        return f"unavailable: {energy.reason}"
+    covered = "" if energy.coverage == 1 else f" ({format_fraction(energy.coverage)} of it stands on what was measured)"
+    interval = f"{format_joules(energy.value)} [{format_joules(energy.low)}, {format_joules(energy.high)}]"
+    return f"{interval} per call{covered}, {energy.value / prediction.estimate.value:.3g} W, {energy.source}"

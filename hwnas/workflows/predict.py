@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.assets import Workspace
-from hwnas.devices import here
+from hwnas.devices import Unavailable, here
 from hwnas.errors import NotFoundError
+from hwnas.ir import Kernel
 from hwnas.ir.onnx import load
-from hwnas.predict import Estimate, KernelEstimate, Predictor, store
+from hwnas.predict import Estimate, KernelEstimate, Predictor, energy_store, store
 from hwnas.profiling import Setting
 from hwnas.runtimes.registry import EAGER
 from hwnas.workflows.context import setting_of
@@ -25,17 +26,19 @@ class Prediction:
     Attributes:
         model: the file.
         estimate: of its latency.
+        energy: of a call, or why it is not known.
         kernels: all of them with their part, the most expensive first.
         setting: of the predictor.
     """
 
     model: Path
     estimate: Estimate
+    energy: Estimate | Unavailable
     kernels: tuple[KernelEstimate, ...]
     setting: Setting
 
     def as_json(self, top: int = 5) -> dict[str, Any]:
-        """Plain values; `latency_s`, `coverage`, `device`, `runtime`, `threads`, `batch`, `precision` and `source` may be relied on."""
+        """Plain values; all but `kernels` may be relied on. An energy that is not known is null, and `energy` says why."""
         return {
             "model": str(self.model),
             "latency_s": self.estimate.bounds(),
@@ -46,6 +49,7 @@ class Prediction:
             "batch": self.setting.batch,
             "precision": self.setting.precision,
             "source": self.estimate.source,
+            **self._energy_json(),
             "kernels": [
                 {
                     "kind": kernel.call.kernel.op,
@@ -58,6 +62,12 @@ class Prediction:
                 for kernel in self.kernels[:top]
             ],
         }
+
+    def _energy_json(self) -> dict[str, Any]:
+        if isinstance(self.energy, Unavailable):
+            return {"energy_j": None, "energy": f"unavailable: {self.energy.reason}"}
+        energy = {"energy_j": self.energy.bounds(), "energy": self.energy.source, "energy_coverage": self.energy.coverage}
+        return {**energy, "power_w": self.energy.value / self.estimate.value}
 
 
 def predict(
@@ -83,16 +93,31 @@ def predict(
     predictor = load_predictor(workspace, device, threads=threads, batch=batch, precision=precision)
     graphs = [load(path, batch=batch) for path in models]
     estimates = predictor.estimate(graphs, strict=strict)
+    kernels = [predictor.explain(graph) for graph in graphs]
+    energies = predict_energy(workspace, predictor.setting, [[kernel.call.kernel for kernel in network] for network in kernels])
     found = [
         Prediction(
             model=path,
             estimate=estimate,
-            kernels=tuple(sorted(predictor.explain(graph), key=lambda kernel: -kernel.seconds)),
+            energy=energy,
+            kernels=tuple(sorted(network, key=lambda kernel: -kernel.seconds)),
             setting=predictor.setting,
         )
-        for path, graph, estimate in zip(models, graphs, estimates, strict=True)
+        for path, estimate, energy, network in zip(models, estimates, energies, kernels, strict=True)
     ]
     return found, warnings(predictor)
+
+
+def predict_energy(
+    workspace: Workspace, setting: Setting, networks: Sequence[Sequence[Kernel]], space: str | None = None
+) -> Sequence[Estimate | Unavailable]:
+    """Energy of a call of each network, given by its kernels; or why it is not known, and what this machine knows about that."""
+    found = energy_store.find(workspace, setting, space)
+    if not isinstance(found, Unavailable):
+        return found.estimate(networks)
+    meters = [device.energy_meter() for device in here() if device.spec.name == setting.device]
+    reasons = [found.reason, *(meter.reason for meter in meters if isinstance(meter, Unavailable))]
+    return [Unavailable("; ".join(reasons))] * len(networks)
 
 
 def load_predictor(
