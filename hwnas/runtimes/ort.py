@@ -188,8 +188,7 @@ class OrtRuntime:
     @cached_property
     def watching_cost(self) -> WatchingCost:
         """What its profiler adds to the times that it shows."""
-        with pinned(self.threads):
-            return watching_cost(self)
+        return watching_cost(self)
 
     def call_s(self) -> float:
         """p10 of a network of one element-wise operator on one element, in s."""
