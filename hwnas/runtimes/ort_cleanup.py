@@ -257,6 +257,15 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
 # ---- equal nodes, matrix products with a bias, reshapes
 
 
+def fold(draft: Draft) -> bool:
+    """Computes what depends on constants alone; only Transposes that moved can have come to that."""
+    found = [step for step in draft.steps.values() if all(value in draft.constants for value in step.inputs if value)]
+    for step in found:
+        draft.constants.update(step.outputs)
+        draft.remove(step, step.cause)
+    return bool(found)
+
+
 def merge_equal(draft: Draft) -> bool:
     """Nodes that compute the same from the same values become one, unless the network returns what the later one writes."""
     if not any(len(readers) > 1 and len({step.op for step in readers}) < len(readers) for readers in draft.readers.values()):
@@ -334,12 +343,23 @@ def _gemm(draft: Draft, product: Step, addition: Step, bias: str) -> None:
 
 
 def _attention(draft: Draft, value: str, addition: Step) -> bool:
-    """Whether a product looks like part of an attention block: a normalisation read by three products and an Add."""
+    """Whether a product with its bias looks like part of an attention block: one of the three that read its input, or the one behind it."""
     norm = draft.writer.get(value)
-    if norm is None or norm.op != "LayerNormalization":
-        return False
-    readers = [step.op for step in draft.readers[value]]
-    return readers.count("MatMul") == 3 and readers.count("Add") == 1 and len(readers) == 4
+    if norm is not None and _attended(draft, norm) is not None:
+        return True
+    total = draft.only_reader(addition.outputs[0], "Add")
+    before = draft.writer.get(draft.other(total, addition.outputs[0])) if total is not None else None
+    return before is not None and _attended(draft, before) is addition
+
+
+def _attended(draft: Draft, norm: Step) -> Step | None:
+    """The addition behind an attention block before which a normalisation stands: three products and the residual read that one."""
+    readers = draft.readers.get(norm.outputs[0], [])
+    if norm.op != "LayerNormalization" or sorted(step.op for step in readers) != ["Add", "MatMul", "MatMul", "MatMul"]:
+        return None
+    total = next(step for step in readers if step.op == "Add")
+    behind = draft.writer.get(draft.other(total, norm.outputs[0]))
+    return behind if behind is not None and behind.op == "Add" else None
 
 
 def merge_reshapes(draft: Draft) -> bool:
@@ -356,3 +376,29 @@ def merge_reshapes(draft: Draft) -> bool:
             draft.replace(chain, "Reshape", step.inputs, chain[-1].attrs).cause = cause
             changed = True
     return changed
+
+
+def merge_casts(draft: Draft) -> None:
+    """A Cast to a wider type before another Cast is left out, and so are both where the second undoes the first."""
+    for step in draft.of("Cast"):
+        before = draft.writer.get(step.inputs[0])
+        if before is None or before.op != "Cast":
+            continue
+        source = draft.specs[before.inputs[0]].dtype
+        if before.attr("to") not in _WIDER.get(source, ()):
+            continue
+        draft.set_input(step, 0, before.inputs[0])
+        if not draft.edges(before.outputs[0]) and before.outputs[0] not in draft.outputs:
+            draft.remove(before, step)
+        if step.attr("to") == source and step.outputs[0] not in draft.outputs:
+            draft.bypass(step)
+
+
+_WIDER: Mapping[str, tuple[str, ...]] = {
+    "bool": ("int32", "int64", "float32", "float64"),
+    "float16": ("float32", "float64"),
+    "float32": ("float64",),
+    "int8": ("int32", "int64", "float32", "float64"),
+    "int32": ("int64", "float64"),
+    "uint8": ("int32", "int64", "float32", "float64"),
+}

@@ -74,16 +74,17 @@ def rewrite(draft: Draft, fusions: Fusions) -> None:
     known = fusions.patterns
     cleanup.define(draft)
     early = ("SpaceToDepth", *(("Gelu",) if draft.ops() & NEW_GELU else ()), "LayerNormalization")
+    moved = False
     for index in range(ROUNDS):
         changed = cleanup.clean(draft, fusions)
         changed |= "CommonSubexpression" in known and cleanup.merge_equal(draft)
+        changed |= moved and cleanup.fold(draft)
         if "MatMulAdd" in known:
             changed |= cleanup.add_bias(draft, keep_attention=True)
         changed |= "ReshapeReshape" in known and cleanup.merge_reshapes(draft)
         changed |= recognise(draft, fusions, *early)
-        if index == 0 and "Transposes" in known:
-            changed |= push(draft, resize=False)
-        if not changed:
+        moved = index == 0 and "Transposes" in known and push(draft, resize=False)
+        if not (changed or moved):
             break
     for index in range(ROUNDS):
         changed = _late(draft, fusions, first=index == 0)
@@ -91,6 +92,7 @@ def rewrite(draft: Draft, fusions: Fusions) -> None:
             break
     layout.block(draft, fusions)
     layout.add_residuals(draft, fusions)
+    cleanup.merge_casts(draft)
 
 
 def _late(draft: Draft, fusions: Fusions, *, first: bool) -> bool:
@@ -153,6 +155,8 @@ class _Naming:
         reads = step.inputs[:1] if step.label else dict.fromkeys(step.inputs)
         inputs = [specs[value] for value in reads if value and value not in constants]
         weights = [specs[value] for value in step.inputs if value in constants]
+        if not inputs:  # a constant that is transposed at every run
+            inputs, weights = weights, []
         tagged = step.layout != "nchw" and (step.op in TAGGED or step.op in REORDERS or (step.op == "Mul" and bool(weights)))
         kernel = Kernel(
             op=step.label or step.op,

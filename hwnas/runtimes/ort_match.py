@@ -42,7 +42,7 @@ class Found:
         return not self.missing and not self.surplus
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Node:
     """A node of either graph: its operator, and the values that it reads (constants left out) and writes."""
 
@@ -68,12 +68,12 @@ def match(plan: Sequence[PlannedNode], nodes: Mapping[str, Any], initializers: I
     our_signs, their_signs = _signs(ours, shared), _signs(theirs, shared)
     waiting: dict[object, list[_Node]] = defaultdict(list)
     for node in ours:
-        waiting[node.op, node.inputs, tuple(our_signs[value] for value in node.outputs)].append(node)
+        waiting[node.op, tuple(sorted(node.inputs)), tuple(our_signs[value] for value in node.outputs)].append(node)
     same: dict[str, str] = {}
     calls: dict[str, KernelCall] = {}
     missing = []
     for node in theirs:
-        key = node.op, tuple(same.get(value, value) for value in node.inputs), tuple(their_signs[value] for value in node.outputs)
+        key = node.op, tuple(sorted(same.get(value, value) for value in node.inputs)), tuple(their_signs[value] for value in node.outputs)
         candidates = waiting.get(key)
         if not candidates:
             missing.append(node.op)
@@ -101,23 +101,22 @@ def _theirs(nodes: Mapping[str, Any], initializers: frozenset[str]) -> list[_Nod
     groups: dict[str, _Node] = {}  # a value inside a definition -> the node that stands for all of it
     for name, proto in nodes.items():
         inputs = tuple(value for value in proto.input if value and value not in initializers)
-        inside = next((value for value in (*proto.output, *inputs) if _is_inside(value)), None)
-        if inside is None:
+        outputs = tuple(value for value in proto.output if value)
+        inside = [value for value in (*outputs, *inputs) if _is_inside(value)]
+        if not inside:
             op = FUSED_NAMES.get(proto.op_type, proto.op_type)
             tagged = proto.domain == NCHWC_DOMAIN
-            found.append(_Node(f"{op} in blocks" if tagged else op, inputs, tuple(value for value in proto.output if value), (name,)))
+            found.append(_Node(f"{op} in blocks" if tagged else op, inputs, outputs, (name,)))
             continue
-        group = next((groups[value] for value in inputs if value in groups), None)
-        if group is None:
-            definition = _INLINED.match(inside)
-            group = _Node(definition[1] if definition else "", (), ())
-            found.append(group)
-        group.names = (*group.names, name)
-        group.inputs = tuple(dict.fromkeys((*group.inputs, *(value for value in inputs if not _is_inside(value)))))
-        for value in proto.output:
-            groups[value] = group
-            if not _is_inside(value):
-                group.outputs = (value,)
+        parts = list({id(groups[value]): groups[value] for value in inputs if value in groups}.values())
+        definition = _INLINED.match(inside[0])
+        group = _Node(definition[1] if definition else "", (), (), (*(name for part in parts for name in part.names), name))
+        reads = dict.fromkeys(value for part in parts for value in part.inputs)
+        group.inputs = tuple(reads | dict.fromkeys(value for value in inputs if not _is_inside(value)))
+        group.outputs = tuple(value for value in outputs if not _is_inside(value))
+        groups.update((value, group) for value, part in list(groups.items()) if part in parts)
+        groups.update(dict.fromkeys(outputs, group))
+        found = [*(node for node in found if node not in parts), group]
     return found
 
 

@@ -279,7 +279,7 @@ def _turns(perm: Sequence[int]) -> tuple[bool, bool] | None:
     for swap in (False, True):
         for moved, order in ((False, plain), (True, batch)):
             turned = [*order[:-2], order[-1], order[-2]] if swap else order
-            if list(perm) == turned and (swap or moved):
+            if list(perm) == turned:
                 return swap, moved
     return None
 

@@ -71,14 +71,17 @@ class _Mover:
         self.order = draft.ordered()
         self.leading = self._leading_to_transpose()
 
-    def _leading_to_transpose(self) -> set[str]:
-        """Values from which a path of steps that let Transposes through leads to one."""
-        found: set[str] = set()
+    def _leading_to_transpose(self) -> dict[str, set[Perm]]:
+        """Values from which a path of steps that let Transposes through leads to some: with these permutations."""
+        found: dict[str, set[Perm]] = {}
         for step in reversed(self.order):
             if step.op == "Transpose":
-                found.add(step.inputs[0])
-            elif step.op in _THROUGH and not found.isdisjoint(step.outputs):
-                found.update(step.inputs[i] for i in self._positions(step))
+                found.setdefault(step.inputs[0], set()).add(step.attr("perm"))
+            elif step.op in _THROUGH:
+                perms = set().union(*(found.get(value, ()) for value in step.outputs))
+                if perms:
+                    for position in self._positions(step):
+                        found.setdefault(step.inputs[position], set()).update(perms)
         return found
 
     def run(self) -> bool:
@@ -118,9 +121,16 @@ class _Mover:
 
     def _pays(self, step: Step, perm: Perm) -> bool:
         cost = sum(self._input_cost(step.inputs[i], perm) for i in self._positions(step))
-        if cost < 0 and step.op in _THROUGH and self.leading.isdisjoint(step.outputs):
+        if cost < 0 and step.op in _THROUGH and not any(self._meets(value, perm) for value in step.outputs):
             cost += max(self._rank(value) for value in step.outputs)
         return cost < 0
+
+    def _meets(self, value: str, perm: Perm) -> bool:
+        """Whether a Transpose of a value would meet another for all its readers: the only one's, or one that cancels it."""
+        perms = self.leading.get(value)
+        if not perms or value in self.draft.outputs:
+            return False
+        return len({reader.index for reader in self.draft.readers.get(value, ())}) == 1 or inverse(perm) in perms
 
     def _process(self, transpose: Step, step: Step, position: int) -> bool:
         perm: Perm = tuple(transpose.attr("perm"))
@@ -204,7 +214,10 @@ class _Mover:
         if before is None and value in draft.constants:
             if draft.specs[value].numel > 1:
                 shape = draft.shape(value)
-                draft.set_input(step, position, draft.constant(value, [shape[axis] for axis in perm]))
+                turned = draft.constant(value, [shape[axis] for axis in perm])
+                draft.set_input(step, position, turned)
+                if draft.edges(value):  # the runtime turns the constant itself, and back again for its other readers
+                    draft.redirect(value, self._transposed(turned, inverse(perm), step))
             return
         if before is not None and before.op == "Transpose":
             merged = compose(before.attr("perm"), perm)
