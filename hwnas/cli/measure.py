@@ -143,6 +143,8 @@ def _print_fit(outcome: Profiled) -> None:
 @options.load
 @options.precision
 @click.option("--strict", is_flag=True, help="Refuse networks with kernels that the device was not profiled for.")
+@click.option("--explain", is_flag=True, help="List all kernels, not only the most expensive ones.")
+@click.option("--plot", "page", type=click.Path(path_type=Path), default=None, help="Write all kernels with plots to this HTML file.")
 @options.home
 @options.as_json
 def predict(
@@ -152,35 +154,51 @@ def predict(
     batch: int,
     precision: str,
     strict: bool,
+    explain: bool,
+    page: Path | None,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
     """Predict the latency of ONNX models on a device, which need not be here."""
+    from hwnas.workflows.predict import TOP, plot
     from hwnas.workflows.predict import predict as run
 
     predictions, notes = run(workspace, models, device=device, threads=threads, batch=batch, precision=precision, strict=strict)
     for note in notes:
         click.echo(f"hwnas: note: {note}", err=True)
+    if page is not None:
+        plot(predictions, page)
+        click.echo(f"hwnas: note: wrote '{page}'", err=True)
+    top = None if explain else TOP
     if as_json:
-        plain = [prediction.as_json() for prediction in predictions]
+        plain = [prediction.as_json(top) for prediction in predictions]
         options.print_json(plain if len(plain) > 1 else plain[0])
         return
     for prediction in predictions:
-        _print_prediction(prediction)
+        _print_prediction(prediction, top)
 
 
-def _print_prediction(prediction: Prediction) -> None:
-    console, estimate = options.console(), prediction.estimate
+def _print_prediction(prediction: Prediction, top: int | None) -> None:
+    console, estimate, explanation = options.console(), prediction.estimate, prediction.explanation
     interval = f"{format_seconds(estimate.value)} [{format_seconds(estimate.low)}, {format_seconds(estimate.high)}]"
     console.print(options.headed(str(prediction.model), f": {interval} per call, {estimate.source}"))
-    if estimate.coverage < 1:
-        console.print(f"  {format_fraction(estimate.coverage)} of it stands on measured kernels; the rest is scaled from the roofline")
+    if explanation.uncovered:
+        console.print(f"  {format_fraction(estimate.coverage)} of it stands on measured kernels; the rest is scaled from the roofline:")
+    for group in explanation.uncovered:
+        which = f"{group.kernels} x {group.kind}, a {group.missing} that was not measured"
+        console.print(f"    {format_fraction(group.share)}  {which}")
     console.print(f"  energy   {_energy_text(prediction)}")
-    table = Table("kernel", "nodes", "time", "share", "bound by")
-    for kernel in prediction.kernels[:5]:
-        name = "+".join((kernel.call.kernel.op, *kernel.call.kernel.fused))
-        table.add_row(name, ", ".join(kernel.call.nodes), format_seconds(kernel.seconds), format_fraction(kernel.share), kernel.bound)
+    table = Table("kernel", "nodes", "time", "share", "bound by", "measured")
+    for part in explanation.parts[:top]:
+        kernel = part.kernel
+        nodes, measured = ", ".join(kernel.call.nodes), "yes" if kernel.covered else "no"
+        table.add_row(part.name, nodes, format_seconds(kernel.seconds), format_fraction(kernel.share), kernel.bound, measured)
+    if top is None:
+        share = explanation.overhead_share
+        table.add_row("the call itself", "", format_seconds(share * estimate.value), format_fraction(share), "overhead", "yes")
     console.print(table)
+    if top is None:
+        console.print("  " + ", ".join(f"{format_fraction(share)} {bound} bound" for bound, share in explanation.bounds.items()))
 
 
 def _energy_text(prediction: Prediction) -> str:

@@ -35,7 +35,7 @@ def front(view: RunView) -> Figure | None:
         _cloud("keeps the limits (predicted)", [trial for trial in shown if trial.feasible], horizontal, vertical, BLUE, "circle"),
         *_finalists(view, horizontal, vertical),
     ]
-    layout = _layout(horizontal.title, vertical.title)
+    layout = plain_layout(horizontal.title, vertical.title)
     layout["shapes"] = [
         _line(horizontal, limit.bound, "x") if limit.metric == x.metric else _line(vertical, limit.bound, "y")
         for limit in view.limits
@@ -74,7 +74,7 @@ def agreement(view: RunView) -> Figure | None:
         rows = [row for row in view.comparisons if row.kind == kind]
         if rows:
             data.append(_compared(kind, rows, axis, colour, symbol))
-    layout = _layout(f"measured {axis.title}", f"predicted {axis.title}")
+    layout = plain_layout(f"measured {axis.title}", f"predicted {axis.title}")
     layout["xaxis"]["range"] = layout["yaxis"]["range"] = ends
     return {"data": data, "layout": layout}
 
@@ -101,8 +101,8 @@ def kernels(view: RunView) -> Figure | None:
         "hoverinfo": "text",
         "marker": {"color": [GREY if rest and i == 0 else BLUE for i in positions]},
     }
-    layout = _layout(f"share of the network's {view.kernels_origin} time (%)", "")
-    layout["yaxis"] |= {"tickmode": "array", "tickvals": positions, "ticktext": [escape(_elided(name)) for name, _ in rows]}
+    layout = plain_layout(f"share of the network's {view.kernels_origin} time (%)", "")
+    layout["yaxis"] |= {"tickmode": "array", "tickvals": positions, "ticktext": [escape(elided(name)) for name, _ in rows]}
     layout |= {"height": 90 + 26 * len(rows), "showlegend": False}
     return {"data": [bars], "layout": layout}
 
@@ -133,7 +133,7 @@ def spending(view: RunView) -> Figure | None:
                 "line": {"shape": "hv", "width": 1, "color": PARTS.get(part, GREY)},
             }
         )
-    return {"data": data, "layout": _layout(f"time since the run began ({x_axis.unit})", f"spent, cumulative ({y_axis.unit})")}
+    return {"data": data, "layout": plain_layout(f"time since the run began ({x_axis.unit})", f"spent, cumulative ({y_axis.unit})")}
 
 
 def learning(view: RunView) -> Figure | None:
@@ -149,7 +149,7 @@ def learning(view: RunView) -> Figure | None:
         "name": "held-out MAPE",
         "hovertemplate": "%{x:.0f} s: %{y:.2f} %<extra></extra>",
     }
-    layout = _layout("time spent measuring (s)", "held-out error, MAPE (%)")
+    layout = plain_layout("time spent measuring (s)", "held-out error, MAPE (%)")
     layout["yaxis"]["rangemode"] = "tozero"
     layout["showlegend"] = False
     return {"data": [points], "layout": layout}
@@ -174,12 +174,13 @@ class _Axis:
         return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 3}
 
 
-def _elided(name: str) -> str:
+def elided(name: str) -> str:
     """A name short enough to stand beside a bar."""
     return name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"
 
 
-def _layout(x: str, y: str) -> Figure:
+def plain_layout(x: str, y: str) -> Figure:
+    """The layout that all plots share, with the titles of their axes."""
     return {
         "xaxis": {"title": {"text": x}, "zeroline": False, "automargin": True},
         "yaxis": {"title": {"text": y}, "zeroline": False, "automargin": True},

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hwnas.accuracy.quality import BASELINES
 from hwnas.devices.base import Unavailable
 from hwnas.errors import HwnasError, require
 from hwnas.report import figures
+from hwnas.report.figures import Figure
 from hwnas.report.view import RunView
 from hwnas.units import format_bytes, format_count, format_fraction, format_joules, format_seconds
 
@@ -49,7 +50,21 @@ def render(view: RunView, path: Path) -> Path:
         HwnasError: when the file cannot be written; gives the reason.
         MissingExtraError: when plotly is not installed.
     """
-    page = html(view)
+    return write(html(view), path, what="the report", option="-o")
+
+
+def write(page: str, path: Path, *, what: str, option: str) -> Path:
+    """Writes a page, in one piece or not at all.
+
+    Args:
+        page: its text.
+        path: the file to write; its folder is made where it is missing.
+        what: the page is, for people.
+        option: of the command line, which gives another place.
+
+    Raises:
+        HwnasError: when the file cannot be written; gives the reason.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,25 +73,35 @@ def render(view: RunView, path: Path) -> Path:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise HwnasError(f"the report '{path}' cannot be written: {error.strerror}; give another place with -o") from error
+        raise HwnasError(f"{what} '{path}' cannot be written: {error.strerror}; give another place with {option}") from error
     return path
+
+
+def fill(template: str, figures: Mapping[str, Figure | None], **values: Any) -> str:
+    """A template of this package with its figures, the library that draws them, and whatever else it names.
+
+    Raises:
+        MissingExtraError: when plotly is not installed.
+    """
+    require("plotly")
+    from plotly.offline import get_plotlyjs
+
+    loader = PackageLoader("hwnas", "report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= _FILTERS
+    return environment.get_template(template).render(
+        figures=figures, figures_json=_script(figures), plotly=Markup(get_plotlyjs()), **values
+    )
 
 
 def html(view: RunView) -> str:
     """The page as text."""
-    require("plotly")
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= _FILTERS
-    template = environment.from_string(files("hwnas.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     plots = {name: plot(view) for name, plot in _PLOTS.items()}
     checked = [row for row in view.comparisons if row.kind != "held-out"]
-    return template.render(
+    return fill(
+        "page.html.j2",
+        plots,
         view=view,
-        figures=plots,
-        figures_json=_script(plots),
-        plotly=Markup(get_plotlyjs()),
         baselines=BASELINES,
         exports=[finalist for finalist in view.finalists if finalist.export],
         energy_reasons=sorted({finalist.energy.reason for finalist in view.finalists if isinstance(finalist.energy, Unavailable)}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from hwnas.devices import Unavailable, here
 from hwnas.errors import NotFoundError
 from hwnas.ir import Kernel
 from hwnas.ir.onnx import load
-from hwnas.predict import Estimate, KernelEstimate, Predictor, energy_store, store
+from hwnas.predict import Estimate, Predictor, energy_store, store
+from hwnas.predict.explanation import Explanation
 from hwnas.profiling import Setting
 from hwnas.runtimes.registry import EAGER
 from hwnas.workflows.context import setting_of
+
+TOP = 5  # kernels that are listed unless all are asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +30,22 @@ class Prediction:
         model: the file.
         estimate: of its latency.
         energy: of a call, or why it is not known.
-        kernels: all of them with their part, the most expensive first.
+        explanation: what the latency is made of.
         setting: of the predictor.
     """
 
     model: Path
     estimate: Estimate
     energy: Estimate | Unavailable
-    kernels: tuple[KernelEstimate, ...]
+    explanation: Explanation
     setting: Setting
 
-    def as_json(self, top: int = 5) -> dict[str, Any]:
-        """Plain values; all but `kernels` may be relied on. An energy that is not known is null, and `energy` says why."""
+    def as_json(self, top: int | None = TOP) -> dict[str, Any]:
+        """Plain values; all but `kernels` may be relied on. An energy that is not known is null, and `energy` says why.
+
+        Args:
+            top: kernels that are listed, the most expensive first; None for all.
+        """
         return {
             "model": str(self.model),
             "latency_s": self.estimate.bounds(),
@@ -50,16 +57,21 @@ class Prediction:
             "precision": self.setting.precision,
             "source": self.estimate.source,
             **self._energy_json(),
+            "bounds": dict(self.explanation.bounds),
+            "uncovered": [asdict(group) for group in self.explanation.uncovered],
             "kernels": [
                 {
-                    "kind": kernel.call.kernel.op,
-                    "nodes": list(kernel.call.nodes),
-                    "latency_s": kernel.seconds,
-                    "share": kernel.share,
-                    "bound": kernel.bound,
-                    "covered": kernel.covered,
+                    "kind": part.kernel.call.kernel.op,
+                    "fused": list(part.kernel.call.kernel.fused),
+                    "nodes": list(part.kernel.call.nodes),
+                    "latency_s": part.kernel.seconds,
+                    "share": part.kernel.share,
+                    "bound": part.kernel.bound,
+                    "covered": part.kernel.covered,
+                    "flops": part.flops,
+                    "bytes": part.bytes,
                 }
-                for kernel in self.kernels[:top]
+                for part in self.explanation.parts[:top]
             ],
         }
 
@@ -93,17 +105,11 @@ def predict(
     predictor = load_predictor(workspace, device, threads=threads, batch=batch, precision=precision)
     graphs = [load(path, batch=batch) for path in models]
     estimates = predictor.estimate(graphs, strict=strict)
-    kernels = [predictor.explain(graph) for graph in graphs]
-    energies = predict_energy(workspace, predictor.setting, [[kernel.call.kernel for kernel in network] for network in kernels])
+    explanations = [Explanation.of(predictor, graph, estimate) for graph, estimate in zip(graphs, estimates, strict=True)]
+    energies = predict_energy(workspace, predictor.setting, [explanation.kernels for explanation in explanations])
     found = [
-        Prediction(
-            model=path,
-            estimate=estimate,
-            energy=energy,
-            kernels=tuple(sorted(network, key=lambda kernel: -kernel.seconds)),
-            setting=predictor.setting,
-        )
-        for path, estimate, energy, network in zip(models, estimates, energies, kernels, strict=True)
+        Prediction(model=path, estimate=estimate, energy=energy, explanation=explanation, setting=predictor.setting)
+        for path, estimate, energy, explanation in zip(models, estimates, energies, explanations, strict=True)
     ]
     return found, warnings(predictor)
 
@@ -118,6 +124,18 @@ def predict_energy(
     meters = [device.energy_meter() for device in here() if device.spec.name == setting.device]
     reasons = [found.reason, *(meter.reason for meter in meters if isinstance(meter, Unavailable))]
     return [Unavailable("; ".join(reasons))] * len(networks)
+
+
+def plot(predictions: Sequence[Prediction], path: Path) -> Path:
+    """Writes what predictions are made of as a page with plots.
+
+    Raises:
+        HwnasError: when the file cannot be written.
+        MissingExtraError: when plotly is not installed.
+    """
+    from hwnas.report.explain import render
+
+    return render({str(prediction.model): prediction.explanation for prediction in predictions}, path)
 
 
 def load_predictor(
