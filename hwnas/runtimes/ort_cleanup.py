@@ -305,6 +305,7 @@ def add_bias(draft: Draft, *, keep_attention: bool) -> bool:
         keep_attention: whether products that may belong to an attention block (of a normalisation before it) stay for the time being.
     """
     changed = False
+    behind: set[int] = set()  # additions that end an attention block some of whose products were met
     for step in draft.of("MatMul", ordered=True):
         after = draft.only_reader(step.outputs[0], "Add")
         left, right = step.inputs
@@ -315,7 +316,11 @@ def add_bias(draft: Draft, *, keep_attention: bool) -> bool:
         if len(rows) == 2:
             fits = draft.shape(bias) in ((columns,), (1, columns), (rows[0], columns), (rows[0], 1))
         else:
-            fits = draft.shape(bias) == (columns,) and not (keep_attention and _attention(draft, left, after))
+            norm = draft.writer.get(left) if keep_attention else None
+            end = _attended(draft, norm) if norm is not None else None
+            if end is not None:
+                behind.add(end.index)
+            fits = draft.shape(bias) == (columns,) and end is None and after.index not in behind
         if not fits:
             continue
         _gemm(draft, step, after, bias)
@@ -340,16 +345,6 @@ def _gemm(draft: Draft, product: Step, addition: Step, bias: str) -> None:
     before = draft.add("Reshape", [left], [read], attributes(shape=(flat, rows[-1])))
     behind = draft.add("Reshape", [write], [out], attributes(shape=(*rows[:-1], columns)))
     before.cause = behind.cause = draft.add("Gemm", [read, right, bias], [write], GEMM, nodes)
-
-
-def _attention(draft: Draft, value: str, addition: Step) -> bool:
-    """Whether a product with its bias looks like part of an attention block: one of the three that read its input, or the one behind it."""
-    norm = draft.writer.get(value)
-    if norm is not None and _attended(draft, norm) is not None:
-        return True
-    total = draft.only_reader(addition.outputs[0], "Add")
-    before = draft.writer.get(draft.other(total, addition.outputs[0])) if total is not None else None
-    return before is not None and _attended(draft, before) is addition
 
 
 def _attended(draft: Draft, norm: Step) -> Step | None:
