@@ -4,8 +4,8 @@ First stage: what a network's kernels cost in joules per operation, per byte and
 negative. Rates that all kinds share come first; each kind's own rates leave them as far as the networks insist, so that kinds which
 always come together stay near the shared ones. Second stage: how a network's whole size bends that sum (idle power, power that rises
 with load, a meter's lag), a robust quadratic ridge regression on five network-level numbers. The interval is conformal, from errors
-on networks that neither stage saw, and as wide as such a regression expects the error to be there. Trees on the residual were tried
-and gained nothing (docs/energy.md): energies of whole networks are smooth, and few.
+on networks that neither stage saw, and as wide as such a regression expects the error to be there. Trees in
+place of it and behind it were tried and are no better (docs/energy.md): energies of whole networks are smooth, and few.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ SOURCES: Mapping[str, str] = {
     "rapl": "the processor package's energy counter",
 }
 COLUMNS = ("flops", "bytes", "kernels", "weight_bytes", "largest_activation_bytes")
-TERMS = ("per_flop_j", "per_byte_j", "per_kernel_j")
-LOYALTY = 1.0  # how strongly a kind's own rates are held to the shared ones, in networks that a kind makes up alone
+LOYALTY = 0.01  # how strongly a kind's own rates are held to the shared ones: so much as a hundredth of a network of that kind alone
 LEAST_SHARE = 0.01  # of the mean energy that each shared rate accounts for: a rate of zero could not be corrected for any kind
 HUBER = 1.5  # residuals beyond so many robust deviations count less
 ROUNDS = 4  # of reweighting
