@@ -31,7 +31,7 @@ def test_all_kernels_are_listed_on_request(model: Path, learned: Path) -> None:
     assert sum(every["bounds"].values()) == pytest.approx(sum(kernel["share"] for kernel in every["kernels"]))
     assert every["uncovered"] == []
     shown = invoke("predict", model, "--explain", "--home", learned)
-    assert all(kernel["nodes"][-1] in shown.out for kernel in every["kernels"])
+    assert shown.out.count(" yes ") == len(every["kernels"]) + 1
     assert "the call itself" in shown.out
     assert "the call itself" not in invoke("predict", model, "--home", learned).out
 
