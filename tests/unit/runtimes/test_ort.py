@@ -115,7 +115,7 @@ def test_time_uses_the_clock_it_is_given(ort_runtime: OrtRuntime) -> None:
 
 
 def test_the_parts_of_an_operator_add_up(ort_runtime: OrtRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator that runs as several nodes takes the time of all of them, and what the profiler adds to each but the first is taken off."""
+    """An operator that runs as several nodes takes the time of all of them, less what the profiler adds to each but the first."""
     monkeypatch.setattr(ort, "_undisturbed_s", lambda values: 1.0)
     b = GraphBuilder("parts")
     graph = b.finish(b.op("HardSwish", [b.op("Neg", [b.input("x", (1, 8))])]))
