@@ -4,8 +4,8 @@ First stage: what a network's kernels cost in joules per operation, per byte and
 negative. Rates that all kinds share come first; each kind's own rates leave them as far as the networks insist, so that kinds which
 always come together stay near the shared ones. Second stage: how a network's whole size bends that sum (idle power, power that rises
 with load, a meter's lag), a robust quadratic ridge regression on five network-level numbers. The interval is conformal, from errors
-on networks that neither stage saw, and as wide as such a regression expects the error to be there. Trees in
-place of it and behind it were tried and are no better (docs/energy.md): energies of whole networks are smooth, and few.
+on networks that neither stage saw, and as wide as such a regression expects the error to be there. Trees in place of the regression
+and behind it were tried and are no better (docs/energy.md): energies of whole networks are smooth, and few.
 """
 
 from __future__ import annotations

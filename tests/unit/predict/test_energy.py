@@ -27,15 +27,19 @@ def error(model: EnergyModel, loads: Loads, truth: Matrix) -> float:
 
 
 def test_networks_that_were_not_measured(model: EnergyModel) -> None:
-    """They are predicted better than one of them is measured, and the interval holds for nine in ten."""
+    """They are predicted better than one of them is measured."""
     loads, exact = measured(400, seed=1, noise=0.0)
     assert error(model, loads, exact) < 0.018
-    _, noisy = measured(400, seed=1)
-    bounds = model.bounds(loads)
-    assert 0.84 < np.mean((bounds.low <= noisy) & (noisy <= bounds.high)) < 0.99
-    assert (bounds.coverage == 1).all()
+    assert (model.bounds(loads).coverage == 1).all()
     assert 0.01 < model.held_out.mape < 0.035
     assert 0.8 < model.held_out.coverage < 0.97
+
+
+def test_interval_holds() -> None:
+    """The 90 % interval holds for about nine in ten new networks, as they are measured, over several profiles."""
+    loads, noisy = measured(400, seed=99)
+    bounds = [learn(*measured(100, seed), "rapl").bounds(loads) for seed in range(1, 5)]
+    assert 0.87 < np.mean([(found.low <= noisy) & (noisy <= found.high) for found in bounds]) < 0.97
 
 
 def test_second_stage_bends_what_no_sum_can() -> None:
