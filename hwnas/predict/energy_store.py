@@ -18,7 +18,6 @@ from hwnas.errors import FormatError, one_line
 from hwnas.ir import Kernel
 from hwnas.predict.energy import COLUMNS, SOURCES, Curve, EnergyModel, Loads, Rates
 from hwnas.predict.estimate import Estimate
-from hwnas.predict.features import SCHEMA
 from hwnas.predict.model import HeldOut
 from hwnas.profiling import Setting
 from hwnas.profiling.store import GENERIC, slug
@@ -88,7 +87,6 @@ def save(predictor: EnergyPredictor, tree: Path) -> Path:
         "unit": "J",
         "statistic": "one call, gross",
         "source": model.source,
-        "schema": SCHEMA,
         "space": predictor.space,
         "fingerprint": predictor.fingerprint,
         "profile_digest": predictor.profile_digest,
@@ -120,7 +118,7 @@ def find(workspace: Workspace, setting: Setting, space: str | None = None) -> En
         The predictor, or why there is none: most devices have no meter, and everything but energy works without one.
 
     Raises:
-        FormatError: its card is damaged, or of a version or feature schema that this hwnas does not read.
+        FormatError: its card is damaged, or of a version or of columns that this hwnas does not read.
     """
     cards = [
         card
@@ -151,8 +149,9 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, card: Mapping[str, Any]) -> EnergyPredictor:
-    if card.get("schema") != SCHEMA or card.get("columns") != list(COLUMNS):
-        raise FormatError(f"'{path}' was learned with features {card.get('schema')}, this hwnas has {SCHEMA}; measure again, or remove it")
+    if card.get("columns") != list(COLUMNS):
+        seen = ", ".join(map(str, card.get("columns", ())))
+        raise FormatError(f"'{path}' was learned from '{seen}', this hwnas sees '{', '.join(COLUMNS)}'; measure again, or remove it")
     if card.get("digest") != _digest(card):
         raise FormatError(f"'{path}' was altered after it was written; measure again, or remove it")
     try:

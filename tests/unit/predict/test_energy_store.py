@@ -88,13 +88,13 @@ def test_none(predictor: EnergyPredictor, tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"format": 99}, "has format 99, this hwnas reads 1"),
-        ({"schema": "feedfeedfeed"}, "learned with features feedfeedfeed"),
+        ({"columns": ["flops", "watts"]}, "was learned from 'flops, watts', this hwnas sees 'flops, bytes, "),
         ({"half_width": 0.0}, "was altered after it was written"),
         ({"rates": {}}, "was altered after it was written"),
     ],
 )
 def test_changed(change: dict[str, object], said: str, predictor: EnergyPredictor, tmp_path: Path) -> None:
-    """A card of another version, of other features, or altered by hand: refused in one line that names the file."""
+    """A card of another version, of other columns, or altered by hand: refused in one line that names the file."""
     card = stored(predictor, Workspace(tmp_path))
     card.write_text(tomli_w.dumps({**tomllib.loads(card.read_text()), **change}))
     with pytest.raises(FormatError, match=said) as caught:
