@@ -223,7 +223,7 @@ SHALLOW: tuple[Recipe, ...] = (
     Recipe(name="vit", model="ViT", size=64, config=_encoder(192, 2, 3, image_size=64)),
     Recipe(name="deit", model="DeiT", size=64, config=_encoder(384, 1, 6, image_size=64), dynamo=False),
     Recipe(name="swin", model="Swin", size=128, config=_windows(96, [2, 1, 1, 1], [3, 6, 12, 24], 4, 128), dynamo=False),
-    Recipe(name="swinv2", model="Swinv2", size=128, config=_windows(96, [2, 1, 1, 1], [3, 6, 12, 24], 4, 128), dynamo=False),
+    Recipe(name="swinv2", model="Swinv2", size=128, config=_windows(96, [1, 1, 1, 1], [3, 6, 12, 24], 4, 128), dynamo=False),
     Recipe(name="levit", model="Levit", size=64, config={"depths": [1, 1, 1], "image_size": 64}, dynamo=False),
     Recipe(name="mobilevit", model="MobileViT", size=64, config={**_XXS, "image_size": 64}, dynamo=False),
     Recipe(name="mobilevitv2", model="MobileViTV2", size=64, config={"image_size": 64, "n_attn_blocks": [1, 1, 1]}),

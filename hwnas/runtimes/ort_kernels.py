@@ -1,6 +1,7 @@
 """Which kernels ONNX Runtime made of a graph: its optimised graph, read back in terms of the graph that went in.
 
-The optimiser renames as it fuses, by rules that hold from version to version: a blocked (NCHWc) operator is called after the
+First the optimised graph that the rules of `ort_fusion` foretell is looked for in it (`ort_match`): where all of it is found, each node is
+known. What follows is for a runtime with other rules. The optimiser renames as it fuses, by rules that hold from version to version: a blocked (NCHWc) operator is called after the
 value that it wrote when it was made, a re-ordered value keeps its name on the plain side, and an operator that stays keeps its
 own name. What a blocked convolution absorbed later shows in its fourth input (a residual) and its attribute `activation`.
 Where it replaces an operator by several nodes (the definition of a HardSwish, the reshapes around a Gemm that was a MatMul), they
@@ -9,6 +10,7 @@ write values that the graph does not know: together they are one kernel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,11 +22,16 @@ from hwnas.runtimes.ort_fusion import plan
 from hwnas.runtimes.ort_match import match
 
 NCHWC_DOMAIN = "com.microsoft.nchwc"
-NCHWC_SUFFIX = "_nchwc"
-NORM_SUFFIX = "_bn_nchwc"  # a batch normalisation of blocked data, which becomes a convolution
+SUFFIXES = {
+    "_bn_nchwc": "BatchNormalization",
+    "_mul_nchwc": "Mul",
+    "_nchwc": "",
+}  # what became a convolution of blocked data, longest first
 RESIDUAL_INPUT = 3
+SUMS = ("Add", "Sum")
 REORDERS = ("ReorderInput", "ReorderOutput")
-RENAMED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
+_TOKEN = re.compile(r"_token_\d+$")  # makes a name unique
+RENAMED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
 
 
 def attribute(graph: Graph, optimized: Any, ran: Mapping[str, str], fusions: Fusions | int) -> Mapping[str, KernelCall]:
@@ -86,20 +93,22 @@ class _Reading:
         self._position = {node.name: i for i, node in enumerate(graph.nodes)}
         self._computed_by: dict[str, KernelCall] = {}  # name of a graph node -> its kernel
         self._holds: dict[str, str] = {}  # a value of the optimised model -> the graph's value that it holds
-        self._parts: dict[str, list[str]] = {}  # a value that the graph does not know -> the nodes behind it
+        self._parts: dict[str, dict[str, str]] = {}  # a value that the graph does not know -> the nodes behind it, with their operators
 
     def read(self, name: str, node: Any) -> None:
         """Finds the kernel of a node; what writes a value that the graph does not know belongs to the kernel that reads it."""
         if node.op_type in REORDERS:
             self._holds[node.output[0]] = self._held(node.input[0])
             return
-        parts = [name, *(part for value in node.input for part in self._parts.get(value, ()) if part not in self.calls)]
+        parts = {name: str(node.op_type)}
+        for behind in (self._parts.get(value, {}) for value in node.input):
+            parts |= {part: op for part, op in behind.items() if part not in self.calls}
         value = self._written(node)
         if value is None:
             self._parts.update((output, parts) for output in node.output)
             return
-        self._holds[node.output[0]] = value
-        call = self._make(node, value, alone=len(parts) == 1)
+        self._holds.update(zip(node.output, (value, *self._graph.producers[value].outputs[1:]), strict=False))
+        call = self._make(node, value, set(parts.values()))
         self.calls.update(dict.fromkeys(parts, call))
 
     def place(self, name: str, node: Any, readers: Sequence[str]) -> None:
@@ -114,13 +123,15 @@ class _Reading:
     def _held(self, value: str) -> str:
         return self._holds.get(value, value)
 
-    def _make(self, node: Any, value: str, *, alone: bool) -> KernelCall:
+    def _make(self, node: Any, value: str, ops: set[str]) -> KernelCall:
         """The kernel that writes a graph's value, from all that leads there and belongs to no other; what is repeated adds to the first."""
         members = members_of(self._graph, value, set(self._computed_by))
         if not members:
             return self._computed_by[self._graph.producers[value].name]
-        op = "BatchNormalization" if node.name.endswith(NORM_SUFFIX) else RENAMED.get(node.op_type, node.op_type)
-        if not alone or (op == "Reshape" and all(member.op != op for member in members)):  # one of several nodes names none of them
+        work = ops - {"Reshape"} or ops
+        op = work.pop() if len(work) == 1 else members[0].op  # one of several nodes names none of them
+        op = next((made for suffix, made in SUFFIXES.items() if node.name.endswith(suffix)), "") or RENAMED.get(op, op)
+        if op == "Reshape" and all(member.op != op for member in members):
             op = members[0].op
         layout = self._blocked if node.domain == NCHWC_DOMAIN else "nchw"
         call = make_call(self._graph, members, op=op, layout=layout)
@@ -129,26 +140,35 @@ class _Reading:
 
     def _written(self, node: Any) -> str | None:
         """The graph's value that a node writes, activation and residual that it absorbed included; None inside a definition."""
-        for suffix in (NORM_SUFFIX, NCHWC_SUFFIX):
+        for suffix in SUFFIXES:
             if node.name.endswith(suffix) and (made := str(node.name.removesuffix(suffix))) in self._graph.producers:
                 return self._absorbed_later(node, made)
         if node.output[0] in self._graph.producers:
             return str(node.output[0])
-        original = self._by_name.get(node.name) or self._by_name.get(node.name.split("/", 1)[0])
+        original = self._namesake(node.name) or self._namesake(node.output[0])
+        if original is not None and node.op_type in ("FusedGemm", "Gemm") and original.op == "MatMul":
+            original = next((reader for reader in self._readers(original.outputs[0]) if reader.op == "Add"), original)
         if original is None and node.op_type == "Mul" and any(value in self._parts for value in node.input):
             # the end of a HardSwish; of blocked data, since its output has lost its name
             readers = (reader for value in node.input for reader in self._readers(self._held(value)))
             original = next((reader for reader in readers if reader.op == "HardSwish" and reader.name not in self._computed_by), None)
         return original.outputs[0] if original else None
 
+    def _namesake(self, name: str) -> Node | None:
+        """The node after which a fusion, or what a moved node writes, is called: `<node>/<what it is>`, `<node>_token_<number>`."""
+        name = _TOKEN.sub("", name)
+        while name not in self._by_name and "/" in name:
+            name = name.rpartition("/")[0]
+        return self._by_name.get(name)
+
     def _absorbed_later(self, node: Any, value: str) -> str:
         """What a blocked node writes in the end, from what it wrote when it was made."""
         graph = self._graph
         activation = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "activation"), "")
         residual = len(node.input) > RESIDUAL_INPUT and bool(node.input[RESIDUAL_INPUT])
-        for op, absorbed in (("Add", residual), (activation, bool(activation))):
-            if absorbed and graph.producers[value].op != op:
-                value = next((reader.outputs[0] for reader in self._readers(value) if reader.op == op), value)
+        for ops, absorbed in ((SUMS, residual), ((activation,), bool(activation))):
+            if absorbed and graph.producers[value].op not in ops:
+                value = next((reader.outputs[0] for reader in self._readers(value) if reader.op in ops), value)
         return value
 
     def _readers(self, value: str) -> Iterator[Node]:

@@ -9,6 +9,7 @@ from onnx import helper
 
 from hwnas.errors import GraphError
 from hwnas.ir import Graph, GraphBuilder
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_kernels import NCHWC_DOMAIN, attribute
 
 
@@ -76,6 +77,65 @@ def test_a_residual_and_its_activation() -> None:
     assert calls["conv_0_out_nchwc"].kernel.fused == ("Add", "Relu")
     assert calls["conv_0_out_nchwc"].output == "relu_0_out"
     assert calls["ReorderInput"].nodes == calls["conv_0_out_nchwc"].nodes
+
+
+UNKNOWN = Fusions(patterns=frozenset())  # a runtime whose rules nobody foretells: names alone tell
+
+
+def test_sums_and_scales_of_blocked_data() -> None:
+    """A Sum of two is a residual like an Add; a scale by channel, which runs as a convolution, stays a Mul."""
+    b = GraphBuilder("scaled")
+    x = b.conv(b.input("x", (1, 16, 4, 4)), 16)
+    total = b.op("Sum", [b.conv(x, 16), x])
+    graph = b.finish(b.conv(b.op("Mul", [total, b.weight("scale", (16, 1, 1))]), 16))
+    optimized = model(
+        node("ReorderInput", "x", "t0", "ReorderInput", NCHWC_DOMAIN),
+        node("Conv", "t0 w_0 b_0", "t1", "conv_0_out_nchwc", NCHWC_DOMAIN),
+        node("Conv", "t1 w_1 b_1 t1", "t2", "conv_1_out_nchwc", NCHWC_DOMAIN),
+        node("Conv", "t2 scale_0", "t3", "mul_0_out_mul_nchwc", NCHWC_DOMAIN),
+        node("Conv", "t3 w_2 b_2", "t4", "conv_2_out_nchwc", NCHWC_DOMAIN),
+        node("ReorderOutput", "t4", "conv_2_out", "ReorderOutput", NCHWC_DOMAIN),
+    )
+    calls = attribute(graph, optimized, {item.name: item.op_type for item in optimized.graph.node}, UNKNOWN)
+    assert (calls["conv_1_out_nchwc"].kernel.op, calls["conv_1_out_nchwc"].kernel.fused) == ("Conv", ("Sum",))
+    assert (calls["mul_0_out_mul_nchwc"].kernel.op, calls["mul_0_out_mul_nchwc"].nodes) == ("Mul", ("mul_0",))
+    assert calls["mul_0_out_mul_nchwc"].kernel.layout == "nchwc8"
+
+
+def test_a_product_and_its_bias_are_one_gemm() -> None:
+    """With the reshapes around it, which write a value of the graph, or nothing that the graph knows."""
+    b = GraphBuilder("tokens")
+    x = b.input("x", (1, 4, 8))
+    added = b.op("Add", [b.op("MatMul", [x, b.weight("w", (8, 6))]), b.weight("bias", (6,))])
+    graph = b.finish(b.op("Relu", [added]))
+    optimized = model(
+        node("Reshape", "x s", "t0", "gemm_input_reshape"),
+        node("Gemm", "t0 w_0 bias_0", "t1", "matmul_0/MatMulAddFusion"),
+        node("Reshape", "t1 s", "add_0_out", "gemm_output_reshape"),
+        node("Relu", "add_0_out", "relu_0_out", "relu_0"),
+    )
+    calls = attribute(graph, optimized, {item.name: item.op_type for item in optimized.graph.node}, UNKNOWN)
+    gemm = calls["matmul_0/MatMulAddFusion"]
+    assert (gemm.kernel.op, gemm.nodes, gemm.output) == ("Gemm", ("matmul_0", "add_0"), "add_0_out")
+    assert calls["gemm_input_reshape"] == calls["gemm_output_reshape"] == gemm
+
+
+def test_values_called_after_the_nodes_that_wrote_them() -> None:
+    """A moved node writes values of other shapes under the name of the node, made unique by a number; each output is followed."""
+    b = GraphBuilder("parts")
+    left, right = b.ops("Split", [b.op("Transpose", [b.input("x", (1, 4, 8))], perm=(0, 2, 1))], outputs=2, split=(4, 4), axis=1)
+    graph = b.finish(b.op("Relu", [left]), b.op("Abs", [right]))
+    optimized = model(
+        node("Split", "x s", "split_0_token_3 split_0_token_4", "moved", axis=2),
+        node("Transpose", "split_0_token_3", "split_0_out0", "turned"),
+        node("Relu", "split_0_out0", "relu_0_out", "relu_0"),
+        node("Abs", "split_0_token_4", "t0", "abs_0"),
+        node("Transpose", "t0", "abs_0_out", "turned_too"),
+    )
+    calls = attribute(graph, optimized, {item.name: item.op_type for item in optimized.graph.node}, UNKNOWN)
+    assert (calls["moved"].kernel.op, calls["moved"].nodes) == ("Split", ("transpose_0", "split_0"))
+    assert calls["turned"] == calls["moved"]
+    assert calls["turned_too"] == calls["abs_0"]
 
 
 def test_what_is_done_twice_belongs_to_one_kernel() -> None:
