@@ -1,7 +1,9 @@
 """Which kernels ONNX Runtime made of a graph: its optimised graph, read back in terms of the graph that went in.
 
-First the optimised graph that the rules of `ort_fusion` foretell is looked for in it (`ort_match`): where all of it is found, each node is
-known. What follows is for a runtime with other rules. The optimiser renames as it fuses, by rules that hold from version to version: a blocked (NCHWc) operator is called after the
+First the optimised graph that the rules of `ort_fusion` foretell is looked for in it (`ort_match`); where all of it is found, each node
+is known. What follows is for a runtime with other rules.
+
+The optimiser renames as it fuses, by rules that hold from version to version: a blocked (NCHWc) operator is called after the
 value that it wrote when it was made, a re-ordered value keeps its name on the plain side, and an operator that stays keeps its
 own name. What a blocked convolution absorbed later shows in its fourth input (a residual) and its attribute `activation`.
 Where it replaces an operator by several nodes (the definition of a HardSwish, the reshapes around a Gemm that was a MatMul), they
