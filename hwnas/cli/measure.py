@@ -183,7 +183,9 @@ def _print_prediction(prediction: Prediction, top: int | None) -> None:
     interval = f"{format_seconds(estimate.value)} [{format_seconds(estimate.low)}, {format_seconds(estimate.high)}]"
     console.print(options.headed(str(prediction.model), f": {interval} per call, {estimate.source}"))
     if explanation.uncovered:
-        console.print(f"  {format_fraction(estimate.coverage)} of it stands on measured kernels; the rest is scaled from the roofline:")
+        console.print(
+            f"  {format_fraction(1 - estimate.coverage)} of it does not stand on measured kernels, but is scaled from the roofline:"
+        )
     for group in explanation.uncovered:
         which = f"{group.kernels} x {group.kind}, a {group.missing} that was not measured"
         console.print(f"    {format_fraction(group.share)}  {which}")

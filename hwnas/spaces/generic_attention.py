@@ -23,12 +23,14 @@ class Form:
         scaling: what is scaled: the scores by Div or Mul, queries and keys alike by a root, the queries, or both to unit length.
         guarded: what a Softmax makes of rows without a number is replaced, as newer exporters do.
         biased: whether the linear layers of queries, keys and values have biases.
+        einsum: whether products are written as Einsum.
     """
 
     parts: str
     scaling: str
     guarded: bool
     biased: bool
+    einsum: bool
 
     @classmethod
     def drawn(cls, s: Sketch) -> Form:
@@ -38,7 +40,16 @@ class Form:
             scaling=s.pick(*SCALINGS[:4], *SCALINGS),
             guarded=s.chance(0.15),
             biased=s.chance(0.7),
+            einsum=s.chance(0.1),
         )
+
+    def product(self, s: Sketch, a: str, c: str) -> str:
+        """Matrices [N, heads, ., .] multiplied."""
+        if not self.einsum:
+            return s.product(a, c)
+        x = s.b.op("Einsum", [a, c], equation="bhij,bhjk->bhik")
+        s.spend(2 * prod(s.b.shape(x)) * s.b.shape(a)[-1], x)
+        return x
 
 
 def dimensions(s: Sketch, wanted: float) -> tuple[int, int]:
@@ -86,7 +97,7 @@ def attended(s: Sketch, q: str, k: str, v: str, form: Form, *, bias: str | None 
         q = b.op("Mul", [q, b.constant("scale", scalar(key**-0.5))])
     elif form.scaling == "cosine":
         q, k = unit_length(s, q, 3), unit_length(s, k, 2)
-    scores = s.product(q, k)
+    scores = form.product(s, q, k)
     if form.scaling == "scores":
         scores = b.op("Div", [scores, b.constant("root", scalar(sqrt(key)))])
     elif form.scaling == "scores-mul":
@@ -100,7 +111,7 @@ def attended(s: Sketch, q: str, k: str, v: str, form: Form, *, bias: str | None 
     if form.guarded:
         weights = b.op("Where", [b.op("IsNaN", [weights]), b.constant("c", scalar(0)), weights])
         s.spend(0, weights)
-    y = b.op("Transpose", [s.product(weights, v)], perm=HEADS_FIRST)
+    y = b.op("Transpose", [form.product(s, weights, v)], perm=HEADS_FIRST)
     s.spend(0, y)
     n, count, heads, value = b.shape(y)
     return b.op("Reshape", [y], shape=(n, count, heads * value))

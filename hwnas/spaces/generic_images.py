@@ -17,7 +17,7 @@ def plain(s: Sketch) -> Graph:
     x = s.image()
     pool, kernel = s.pick("MaxPool", "MaxPool", "AveragePool"), s.pick(3, 3, 3, 5)
     for channels in s.growing(64, s.pick(3, 4, 5)):
-        width = s.wide(x, min(channels, 768), window=kernel**2)
+        width = s.wide(x, min(channels, 768), window=kernel**2, part=0.5)
         for j in s.blocks():
             x = s.conv(x, width, s.pick(1, 2 * kernel - 3) if j and s.chance(0.15) else kernel, dilation=s.pick(1, 1, 1, 1, 1, 2))
         if s.roomy(x):
@@ -32,7 +32,7 @@ def fully_connected(s: Sketch, x: str, *, most: int) -> Graph:
         return s.head(x)
     hidden = s.round(s.between(128, 4096))
     n, c, h, w = s.b.shape(x)
-    if c * h * w * hidden > 2.4e7:  # 96 MB
+    if c * h * w * hidden > (5.2e7 if s.chance(0.2) else 2.4e7):  # 208 and 96 MB
         x = s.b.op("GlobalAveragePool", [x])
     x = s.b.op("Flatten", [x]) if s.chance(0.6) else s.b.op("Reshape", [x], shape=(n, -1))
     for _ in range(most):

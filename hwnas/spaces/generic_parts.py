@@ -15,7 +15,7 @@ from hwnas.ir.node import Array, AttrValue
 T = TypeVar("T")
 LIMIT = (4e8, 5e9)  # floating-point operations that a network may spend, drawn log-uniformly between the two
 MEMORY_OPS = 6.0  # operations that an element moved counts for: what memory-bound layers cost
-WIDEST_PART = 0.25  # of the limit, that one convolution may take
+WIDEST_PART = 0.25  # of the limit, that one convolution usually may take
 WIDEST = 1024  # channels of a stage, before any expansion
 STAGE_PART = 0.4  # of the limit, that one stage may take
 USUAL_RESOLUTION = 144  # at which a multiplier of 1 gives the usual channel counts; smaller images get more
@@ -52,6 +52,13 @@ def _erf_gelu(b: GraphBuilder, x: str) -> str:
     return b.op("Mul", [y, b.constant("c", scalar(0.5))])
 
 
+def _new_gelu(b: GraphBuilder, x: str) -> str:
+    """As torch's newer exporter writes it, which a runtime may not recognise."""
+    y = b.op("Erf", [b.op("Div", [x, b.constant("c", scalar(sqrt(2)))])])
+    y = b.op("Mul", [b.constant("c", scalar(0.5)), b.op("Add", [y, b.constant("c", scalar(1))])])
+    return b.op("Mul", [x, y])
+
+
 def _tanh_gelu(b: GraphBuilder, x: str) -> str:
     y = b.op("Mul", [b.op("Pow", [x, b.constant("c", scalar(3))]), b.constant("c", scalar(0.044715))])
     y = b.op("Tanh", [b.op("Mul", [b.op("Add", [x, y]), b.constant("c", scalar(0.7978846))])])
@@ -75,6 +82,7 @@ ACTIVATIONS: Mapping[str, Emit] = {
     "swish": lambda b, x: b.op("Mul", [x, b.op("Sigmoid", [x])]),
     "hardswish": lambda b, x: b.op("HardSwish", [x]),
     "gelu": _erf_gelu,
+    "gelu-new": _new_gelu,
 }
 RARE: Mapping[str, Emit] = {
     "gelu-op": lambda b, x: b.op("Gelu", [x]),
@@ -90,7 +98,7 @@ RARE: Mapping[str, Emit] = {
     "prelu": lambda b, x: b.op("PRelu", [x, b.constant("slope", np.full((b.shape(x)[1], 1, 1), 0.25, np.float32))]),
 }
 RARE_AT_ONCE = 4  # kinds of rare activations in a network that has any
-COSTLY = {"mish": 300, "elu": 60, "gelu": 30}  # operations that an element costs; rare ones are often not vectorised
+COSTLY = {"mish": 300, "elu": 60, "gelu": 30, "gelu-new": 30}  # operations that an element costs; rare ones are often not vectorised
 
 
 class Sketch:
@@ -129,7 +137,7 @@ class Sketch:
         step = self.pick(8, 8, 8, 8, 16, 16, 16, 32, 4, 2, 1) if channels > 12 else self.pick(8, 4)
         return max(step, 4, int(channels / step + 0.5) * step)
 
-    def wide(self, x: str, channels: float, *, window: int = 9, step: int = 0) -> int:
+    def wide(self, x: str, channels: float, *, window: int = 9, step: int = 0, part: float = WIDEST_PART) -> int:
         """A channel count nearby, less where a convolution from as many to as many at the size of x would be too much of the network.
 
         Args:
@@ -137,9 +145,10 @@ class Sketch:
             channels: wanted.
             window: elements of the convolution's kernel, divided by its groups.
             step: the count is a multiple of it; 0: as `round`.
+            part: of the network's limit, that the convolution may take.
         """
         area = prod(self.b.shape(x)[2:])
-        channels = min(channels, WIDEST, sqrt(WIDEST_PART * self.limit / (2 * window * area)))
+        channels = min(channels, WIDEST, sqrt(part * self.limit / (2 * window * area)))
         return max(step, int(channels / step + 0.5) * step) if step else self.round(channels)
 
     def blocks(self, most: int | None = None, *, share: float = STAGE_PART) -> Iterator[int]:
@@ -207,7 +216,7 @@ class Sketch:
     def act(self, x: str, name: str | None = None) -> str:
         """An activation: the network's, unless another is named."""
         name = name or self.pick(*self.activations)
-        self.spend(COSTLY.get(name, 10) * prod(self.b.shape(x)) if name in RARE or name == "gelu" else 0)
+        self.spend(COSTLY.get(name, 10) * prod(self.b.shape(x)) if name in RARE or name in COSTLY else 0)
         if name == "prelu" and len(self.b.shape(x)) != 4:
             name = "leaky"
         return ({**ACTIVATIONS, **RARE})[name](self.b, x)
@@ -331,7 +340,8 @@ class Sketch:
         x = b.op("MatMul", [x, weight])
         self.spend(2 * prod(b.shape(x)) * b.shape(weight)[0], x)
         if bias:
-            x = b.op("Add", [b.weight("b", (features,), "zeros"), x])
+            shift = b.weight("b", (features,), "zeros")
+            x = b.op("Add", [x, shift] if self.activations[0] == "gelu-new" else [shift, x])
         return x
 
     def layer_norm(self, x: str) -> str:

@@ -24,7 +24,7 @@ from hwnas.spaces.generic_attention import (
 )
 from hwnas.spaces.generic_parts import Family, Sketch, scalar
 
-VOCABULARY = (1000, 4000, 12_000)
+VOCABULARY = (1000, 8000, 30_000)
 MOST_PIXELS = 2000  # of a map whose pixels all attend to each other
 
 
