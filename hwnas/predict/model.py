@@ -70,6 +70,7 @@ class KindModel:
         rows: kernels that it learned from.
         low: smallest flops and bytes among them.
         high: largest flops and bytes among them.
+        detailed: whether it sees `Table.details`; not so in predictors of format 1.
     """
 
     booster: Any
@@ -77,6 +78,7 @@ class KindModel:
     rows: int
     low: tuple[float, float]
     high: tuple[float, float]
+    detailed: bool = True
 
     def covers(self, flops: Matrix, moved: Matrix) -> NDArray[np.bool_]:
         """Which kernels are of sizes that were measured, give or take a factor of `REACH`."""
@@ -227,9 +229,7 @@ class LatencyModel:
 
     def limits(self, table: Table) -> NDArray[np.str_]:
         """What limits each kernel by the roofline: `compute`, `memory` or `overhead`."""
-        compute, memory = table.flops / self.roofline.flops_per_s, table.bytes / self.roofline.bytes_per_s
-        busy = np.where(compute >= memory, "compute", "memory")
-        return np.where(np.maximum(compute, memory) < self.roofline.floor_s, "overhead", busy)
+        return self.roofline.limits(table.flops, table.bytes)
 
     def shifted(self, shift: float, half_width: float) -> LatencyModel:
         """This model with every logarithm of a latency moved, and another half width."""
@@ -327,7 +327,7 @@ def first_stage(kinds: Mapping[str, KindModel], roofline: Roofline, typical: flo
         if model is None:
             continue
         rows = table.kinds == kind
-        data = xgboost.DMatrix(table.values[rows], nthread=1)
+        data = xgboost.DMatrix(table.columns(rows, detailed=model.detailed), nthread=1)
         factor[rows] = np.exp(model.booster.predict(data))
         covered[rows] = model.covers(table.flops[rows], table.bytes[rows])
         if model.doubt is not None:
@@ -342,7 +342,7 @@ def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline, growth: Growth 
     models = {}
     for kind in np.unique(table.kinds):
         rows = table.kinds == kind
-        data = xgboost.DMatrix(table.values[rows], target[rows], nthread=1)
+        data = xgboost.DMatrix(table.columns(rows, detailed=True), target[rows], nthread=1)
         count = int(rows.sum())
         parameters = {
             **PARAMETERS,
@@ -484,7 +484,7 @@ def _fit_doubt(table: Table, error: Matrix) -> dict[str, Any]:
     found = {}
     for kind in np.unique(table.kinds):
         rows = table.kinds == kind
-        data = xgboost.DMatrix(table.values[rows], error[rows], nthread=1)
+        data = xgboost.DMatrix(table.columns(rows, detailed=True), error[rows], nthread=1)
         parameters = {**PARAMETERS, **DOUBT, "base_score": float(error[rows].mean())}
         found[str(kind)] = xgboost.train(parameters, data, num_boost_round=DOUBT_TREES)
     return found
@@ -496,7 +496,8 @@ def _doubt(boosters: Mapping[str, Any], table: Table) -> Matrix:
     for kind in np.unique(table.kinds):
         if kind in boosters:
             rows = table.kinds == kind
-            doubt[rows] = np.maximum(LEAST_DOUBT, boosters[str(kind)].predict(xgboost.DMatrix(table.values[rows], nthread=1)))
+            data = xgboost.DMatrix(table.columns(rows, detailed=True), nthread=1)
+            doubt[rows] = np.maximum(LEAST_DOUBT, boosters[str(kind)].predict(data))
     return doubt
 
 

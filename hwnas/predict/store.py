@@ -16,7 +16,7 @@ import tomli_w
 from hwnas.assets import Workspace, disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line, require
 from hwnas.predict import gpu_store
-from hwnas.predict.features import SCHEMA
+from hwnas.predict.features import DETAILS, SCHEMA
 from hwnas.predict.gpu_model import GpuModel
 from hwnas.predict.model import Correction, HeldOut, KindModel, LatencyModel
 from hwnas.predict.predictor import Origin, Predictor
@@ -85,6 +85,7 @@ def save(predictor: Predictor, tree: Path) -> Path:
             "unit": "s",
             "statistic": "p10",
             "schema": SCHEMA,
+            "details": list(DETAILS),
             "space": predictor.space,
             "fingerprint": predictor.fingerprint,
             "profile_digest": predictor.profile_digest,
@@ -206,7 +207,7 @@ def _card(path: Path) -> dict[str, Any]:
 
 def _read(folder: Path, setting: Setting) -> Predictor:
     card = _card(folder / "card.toml")
-    if card["schema"] != SCHEMA:
+    if card["schema"] != SCHEMA or card.get("details", list(DETAILS)) != list(DETAILS):
         raise FormatError(
             f"'{folder}' was learned with features {card['schema']}, this hwnas has {SCHEMA}; "
             f"run 'hwnas fit --device {setting.device}' again"
@@ -241,6 +242,7 @@ def _read_local(card: dict[str, Any], folder: Path) -> LatencyModel:
             rows=part["rows"],
             low=tuple(part["low"]),
             high=tuple(part["high"]),
+            detailed=card["format"] > 1,
         )
         for kind, part in card["kinds"].items()
     }
