@@ -23,6 +23,7 @@ from hwnas.ir import Kernel
 from hwnas.predict.conformal import quantile
 from hwnas.predict.features import Matrix, describe
 from hwnas.predict.model import FOLDS, LEAST_NETWORKS, LEVEL, REACH, UNKNOWN, Bounds, HeldOut
+from hwnas.profiling import NetworkRecord
 
 SOURCES: Mapping[str, str] = {
     "nvml-counter": "the board's energy counter",
@@ -61,6 +62,11 @@ class EnergyRecord:
             raise UsageError(f"a measured energy is positive, got {self.joules} J; leave networks without a reading out")
         if not self.kernels:
             raise UsageError("a network whose energy is measured needs at least one kernel; leave empty networks out")
+
+    @classmethod
+    def of(cls, network: NetworkRecord, joules: float, source: str) -> EnergyRecord:
+        """A network of a profile, with the energy of one call in J."""
+        return cls(kernels=tuple(record.call.kernel for record in network.kernels), joules=joules, source=source)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +184,7 @@ class Curve:
                 error = float(np.abs(residual).mean())
                 if error < best:
                     best, solution, left = error, inverse @ moment, residual
-            weight = _huber(left)
+            weight = huber(left)
         return cls(
             mean=tuple(mean.tolist()),
             scale=tuple(scale.tolist()),
@@ -327,7 +333,7 @@ def _doubt(columns: Matrix, error: Matrix) -> Curve:
     return Curve.fit(columns, np.log(np.maximum(error, np.median(error) / 10 + 1e-9)))
 
 
-def _huber(residual: Matrix) -> Matrix:
+def huber(residual: Matrix) -> Matrix:
     """Weights that hold back what lies beyond `HUBER` robust deviations."""
     size = np.abs(residual)
     weight: Matrix = np.minimum(1.0, HUBER * 1.4826 * np.median(size) / np.maximum(size, 1e-12))
@@ -340,7 +346,7 @@ def _robust(design: Matrix, prior: Matrix, loyalty: float) -> Matrix:
     for _ in range(ROUNDS):
         gram = design.T @ (design * weight[:, None]) + loyalty * np.eye(len(prior))
         x = _non_negative(gram, design.T @ weight + loyalty * prior)
-        weight = _huber(np.log(np.maximum(design @ x, 1e-12)))
+        weight = huber(np.log(np.maximum(design @ x, 1e-12)))
     return x
 
 

@@ -38,12 +38,7 @@ def test_unavailable(model: Path, learned: Path) -> None:
 def test_available(model: Path, home: Path) -> None:
     """With it: joules with their interval, the source with its meter, and the power that follows from energy and time."""
     profile = ProfileStore(home / "profiles" / "cpu").load(SETTING, TINY)
-    records = [
-        energy.EnergyRecord(
-            kernels=tuple(kernel.call.kernel for kernel in network.kernels), joules=WATTS * network.latency_s, source="rapl"
-        )
-        for network in profile.networks
-    ]
+    records = [energy.EnergyRecord.of(network, WATTS * network.latency_s, "rapl") for network in profile.networks]
     predictor = energy_store.EnergyPredictor(
         setting=SETTING,
         space=profile.space,
