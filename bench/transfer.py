@@ -26,10 +26,10 @@ from hwnas.predict.features import Matrix
 from hwnas.predict.transfer import Prior
 
 KNOWN = (
-    "1080ti_1 1080ti_32 1080ti_256 silver_4114 silver_4210r samsung_a50 pixel3 essential_ph_1 samsung_s7 titanx_1 titanx_32 titanx_256 "
-    "gold_6240"
-).split()
-UNSEEN = "titan_rtx_256 gold_6226 fpga pixel2 raspi4 eyeriss".split()
+    *("1080ti_1", "1080ti_32", "1080ti_256", "silver_4114", "silver_4210r", "samsung_a50", "pixel3", "essential_ph_1", "samsung_s7"),
+    *("titanx_1", "titanx_32", "titanx_256", "gold_6240"),
+)
+UNSEEN = ["titan_rtx_256", "gold_6226", "fpga", "pixel2", "raspi4", "eyeriss"]
 ALIKE = ({"1080ti_1", "1080ti_32", "titanx_1", "titanx_32"}, {"1080ti_256", "titanx_256"}, {"silver_4114", "silver_4210r"})
 CELLS_KNOWN = 900
 SAMPLES = (10, 5, 3)
@@ -50,8 +50,8 @@ def cells(texts: Sequence[str]) -> np.ndarray:
 def executed(cell: Sequence[int]) -> tuple[list[bool], bool]:
     """Which edges run on a device whose compiler removes what nobody reads, and whether the cell's output depends on its input.
 
-    Worked out on `pixel3`, a known device. `none` multiplies by zero. That cuts an edge off, except behind a lone convolution that nothing else reads: there the zero goes into
-    the convolution's weights, and it runs.
+    Worked out on `pixel3`, a known device. `none` multiplies by zero. That cuts an edge off, except behind a lone convolution that nothing
+    else reads: there the zero goes into the convolution's weights, and it runs.
     """
     into = {node: [edge for edge, (_, target) in enumerate(EDGES) if target == node] for node in (1, 2, LAST)}
     out = {node: [edge for edge, (source, _) in enumerate(EDGES) if source == node] for node in (1, 2)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.predict.features import Matrix
 
@@ -36,3 +37,8 @@ class Roofline:
         """Per kernel: the larger of the time to compute and the time to move its bytes, above the floor; in s."""
         bound: Matrix = np.maximum(flops / self.flops_per_s, moved / self.bytes_per_s) + self.floor_s
         return bound
+
+    def limits(self, flops: Matrix, moved: Matrix) -> NDArray[np.str_]:
+        """What limits each kernel: `compute`, `memory`, or `overhead` where both take less than the least time."""
+        compute, memory = flops / self.flops_per_s, moved / self.bytes_per_s
+        return np.where(np.maximum(compute, memory) < self.floor_s, "overhead", np.where(compute >= memory, "compute", "memory"))
