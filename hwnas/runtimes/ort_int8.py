@@ -26,13 +26,15 @@ class Scheme:
     """How a network is quantised.
 
     Attributes:
-        graph: without the activations that are a matter of range: what wrote their input writes their output.
+        graph: without the limits that are a matter of range.
         ranged: every value that is held in 8 bits, with the value whose range gives its scale.
+        limited: those of them that are the outputs of limits whose input exists too; they are converted from that input.
         weighted: names of the nodes whose weights and bias are quantised too.
     """
 
     graph: Graph
     ranged: Mapping[str, str]
+    limited: Mapping[str, str]
     weighted: Set[str]
 
 
@@ -48,7 +50,9 @@ def scheme(graph: Graph, *, leave: Set[str] = frozenset()) -> Scheme:
         marking.visit(node)
     while any([marking.spread(node) for node in marking.keeping]):
         pass
-    return Scheme(graph=replace(graph, nodes=tuple(marking.nodes.values())), ranged=marking.ranged, weighted=marking.weighted)
+    limits = {node.outputs[0]: node.inputs[0] for node in marking.nodes.values() if marking.is_conversion(node)}
+    nodes = tuple(node for value, node in marking.nodes.items() if value not in limits)
+    return Scheme(graph=replace(graph, nodes=nodes), ranged=marking.ranged, limited=limits, weighted=marking.weighted)
 
 
 class _Marking:
@@ -104,6 +108,12 @@ class _Marking:
             return False
         self.ranged.update(dict.fromkeys(node.outputs, source))
         return True
+
+    def is_conversion(self, node: Node) -> bool:
+        """Whether the conversion of what a limit writes does its work: the range that converts does not reach beyond it, but for 0."""
+        if node.op not in LIMITS or node.outputs[0] not in self.ranged or node.name in self._leave:
+            return False
+        return node.op == "Relu" or bool(node.attr("min") <= 0 <= node.attr("max"))
 
     def _mark(self, *values: str) -> None:
         for value in values:

@@ -16,7 +16,7 @@ from hwnas.ir.fold import fold
 from hwnas.ir.kernel import copied, members_of
 from hwnas.ir.node import TensorSpec
 from hwnas.runtimes.ort_draft import Draft, Step, attributes
-from hwnas.runtimes.ort_int8 import COMPUTES, KEEPS_SCALE, LIMITS, Scheme, scheme
+from hwnas.runtimes.ort_int8 import COMPUTES, KEEPS_SCALE, Scheme, scheme
 from hwnas.runtimes.ort_int8_kernels import CHANNELS_LAST, DEQUANTIZE, QUANTIZE, TO_FIRST, TO_LAST, kernel_of, move_of
 from hwnas.runtimes.ort_transposes import push
 
@@ -38,10 +38,11 @@ class _Fusion:
     def __init__(self, graph: Graph, plan: Scheme) -> None:
         self.graph = graph
         self.plan = plan
-        self.nodes = {node.name: node for node in plan.graph.nodes}
+        self.nodes = {node.name: node for node in (*graph.nodes, *plan.graph.nodes)}
         self.draft = Draft(plan.graph)
         self.integer = {index for index, step in self.draft.steps.items() if self._is_integer(step)}
-        for value in [value for value in plan.ranged if value not in self.draft.constants]:
+        activations = [value for value in plan.ranged if value not in self.draft.constants]
+        for value in (*reversed(plan.limited), *(value for value in activations if value not in plan.limited)):
             self._convert(value)
         for step in self.draft.ordered():
             if step.index in self.integer and step.op == "Conv":
@@ -79,15 +80,14 @@ class _Fusion:
                 form = draft.fresh(value, spec)
                 draft.add(DEQUANTIZE, [held], [form])
             draft.set_input(reader, reader.inputs.index(value), form)
-        if value in draft.outputs and writer is not None:
+        if value in draft.outputs and value not in self.graph.inputs:
             draft.add(DEQUANTIZE, [held], [value])
 
     def _quantize(self, value: str, held: str, writer: Step | None) -> None:
-        """Converts what a step in fp32 writes; a limit goes up in the conversion."""
+        """Converts what a step in fp32 writes, or what a limit would."""
         draft = self.draft
-        if writer is not None and writer.op in LIMITS:
-            draft.remove(writer)
-            draft.add(QUANTIZE, writer.inputs, [held], nodes=writer.nodes)
+        if value in self.plan.limited:
+            draft.add(QUANTIZE, [self.plan.limited[value]], [held], nodes=[self.graph.producers[value].name])
             return
         raw = value
         if writer is not None and value in draft.outputs:
@@ -135,7 +135,9 @@ class _Fusion:
                 members = sorted(found.values(), key=lambda member: positions[member.name])
                 layout = CHANNELS_LAST if turned and step.op != QUANTIZE else "nchw"
                 integer = step.op == QUANTIZE or step.index in self.integer
-                calls[step.index] = kernel_of(self.graph, members, op=QUANTIZE if step.op == QUANTIZE else node.op, layout=layout, int8=integer)
+                calls[step.index] = kernel_of(
+                    self.graph, members, op=QUANTIZE if step.op == QUANTIZE else node.op, layout=layout, int8=integer
+                )
                 owned.update(found)
                 writers.update((value, calls[step.index]) for member in members for value in member.outputs)
                 held.update(zip(step.outputs, node.outputs, strict=True))

@@ -17,7 +17,7 @@ from hwnas.errors import GraphError
 from hwnas.ir import Graph, Node, Weight
 from hwnas.ir.node import Array
 from hwnas.ir.onnx import to_model
-from hwnas.runtimes.ort_int8 import LIMITS, Range, Scheme
+from hwnas.runtimes.ort_int8 import Range, Scheme
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -42,10 +42,14 @@ def made_up(graph: Graph, scheme: Scheme) -> dict[str, Range]:
 
 
 def _made_up(node: Node | None, size: float) -> Range:
-    op = node.op if node else ""
-    if op in ("Sigmoid", "HardSigmoid", "Softmax"):
-        return (0.0, size / 2)
-    return (0.0, 3 * size) if op in LIMITS else (-2 * size, 2.5 * size)
+    low, high = -2 * size, 2.5 * size
+    if node is None:
+        return low, high
+    if node.op in ("Sigmoid", "HardSigmoid", "Softmax"):
+        return 0.0, size / 2
+    if node.op == "Clip":
+        return max(low, node.attr("min")), min(high, node.attr("max"))
+    return (0.0, high) if node.op == "Relu" else (low, high)
 
 
 def write(scheme: Scheme, ranges: Mapping[str, Range], rng: np.random.Generator) -> ModelProto:
@@ -95,21 +99,32 @@ class _Writer:
 
     def model(self) -> ModelProto:
         """The whole of it."""
-        held = {value: self._hold(value) for value in self._scheme.ranged}
+        held: dict[str, _Held] = {}
+        for value in (*(value for value in self._scheme.ranged if value not in self._scheme.limited), *self._scheme.limited):
+            held[value] = self._hold(value, held)
+        behind: dict[str, list[str]] = {}  # value -> the conversions of it
+        for value in held:
+            behind.setdefault(self._scheme.limited.get(value, value), []).append(value)
         weighed: list[NodeProto] = []
         nodes = [self._cut(node, held, weighed) for node in self._graph.nodes]
         model = to_model(self._plain(nodes).materialize(self._rng))
         pieces = list(model.graph.node)
         del model.graph.node[:], model.graph.input[len(self._graph.inputs) :]
         model.graph.node.extend(weighed)
-        written = [value for value in held if value not in self._graph.producers]
-        for value in written:
-            model.graph.node.extend(held[value].nodes)
+
+        def convert(value: str) -> None:
+            for converted in behind.get(value, ()):
+                model.graph.node.extend(held[converted].nodes)
+                if converted != value:
+                    convert(converted)
+
+        for value in (*self._graph.inputs, *self._fixed):
+            convert(value)
         for piece, node in zip(pieces, self._graph.nodes, strict=True):
             _without_dilations(piece)
             model.graph.node.append(piece)
             for value in node.outputs:
-                model.graph.node.extend(held[value].nodes if value in held else ())
+                convert(value)
         model.graph.initializer.extend(self._constants)
         return model
 
@@ -141,7 +156,7 @@ class _Writer:
             specs=specs,
         )
 
-    def _hold(self, value: str) -> _Held:
+    def _hold(self, value: str, held: Mapping[str, _Held]) -> _Held:
         """The conversion of a value and back; one that is an output of the network keeps its name on the far side."""
         scale = self._scale(self._scheme.ranged[value])
         bits = self._fresh(f"{value}_quantized")
@@ -150,8 +165,11 @@ class _Writer:
             values = np.clip(np.rint(self._fixed[value] / np.float32(scale.step)) + scale.zero, 0, STEPS)
             self._constant(bits, values.astype(np.uint8))
             return _Held(raw=value, back=back, nodes=(self._node("DequantizeLinear", value, (bits, *scale.inputs), back),))
-        ends = value in self._graph.outputs and value in self._graph.producers
+        ends = value in self._graph.outputs and value not in self._graph.inputs
         raw, back = (self._fresh(f"{value}_raw"), value) if ends else (value, self._fresh(f"{value}_dequantized"))
+        if value in self._scheme.limited:
+            source = self._scheme.limited[value]
+            raw = held[source].back if source in held else source
         nodes = [self._node("QuantizeLinear", value, (raw, *scale.inputs), bits)]
         if ends or value in self._graph.consumers:
             nodes.append(self._node("DequantizeLinear", value, (bits, *scale.inputs), back))
