@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from hwnas import __version__
-from hwnas.cli.measure import devices, fit, predict, profile
+from hwnas.cli.measure import check, devices, fit, predict, profile
 from hwnas.cli.runs import demo, export, report, search
 from hwnas.cli.spaces import spaces
 from hwnas.errors import HwnasError
@@ -24,7 +24,7 @@ def cli() -> None:
     """Finds networks that are accurate and keep a latency budget on your hardware, and proves it by measuring them there."""
 
 
-for command in (devices, profile, fit, predict, spaces, search, export, report, demo):
+for command in (devices, profile, fit, check, predict, spaces, search, export, report, demo):
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""`devices`, `profile`, `fit`, `predict`."""
+"""`devices`, `profile`, `fit`, `check`, `predict`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hwnas.errors import UsageError
 from hwnas.units import format_bytes, format_fraction, format_joules, format_seconds
 
 if TYPE_CHECKING:
+    from hwnas.workflows.check import Checked
     from hwnas.workflows.predict import Prediction
     from hwnas.workflows.profile import Profiled
 
@@ -135,6 +136,51 @@ def _print_fit(outcome: Profiled) -> None:
         f"{format_fraction(held_out.within_5)}, within 10 %: {format_fraction(held_out.within_10)}, 90 % interval holds for "
         f"{format_fraction(held_out.coverage)}"
     )
+
+
+@click.command()
+@options.device
+@options.load
+@options.precision
+@click.option("--space", default=None, help="Networks of the profile that is checked; generic by default, else what was profiled.")
+@click.option("--networks", type=int, default=10, show_default=True, help="Networks to measure again.")
+@options.home
+@options.as_json
+def check(
+    device: str, threads: int, batch: int, precision: str, space: str | None, networks: int, workspace: Workspace, as_json: bool
+) -> int:
+    """Measure some networks of a profile again and say whether it still holds: exit code 0 if it does, 1 if not."""
+    from hwnas.workflows.check import check as run
+
+    found = run(workspace, device=device, networks=networks, threads=threads, batch=batch, precision=precision, space=space)
+    if as_json:
+        options.print_json(found.as_json())
+    else:
+        _print_check(found)
+    return 0 if found.holds else 1
+
+
+def _print_check(found: Checked) -> None:
+    console = options.console()
+    low, high = found.interval
+    console.print(options.headed(found.verdict, f": the profile {found.setting.device}/{found.setting.key} ({found.space})"))
+    for change in found.changes:
+        console.print(f"  changed  {change.what}: {change.then} -> {change.now}")
+    if found.load is not None:
+        console.print(f"  load     others used {format_fraction(found.load, 2)} of the device just before")
+    table = Table("network", "then", "now", "now / then", "kernels")
+    for network in found.networks:
+        same = "same" if network.same_kernels else "others"
+        table.add_row(f"{network.id}", format_seconds(network.then_s), format_seconds(network.now_s), f"{network.ratio:.3f}", same)
+    console.print(table)
+    console.print(
+        f"  {len(found.networks)} networks: {found.factor:.3f} [{low:.3f}, {high:.3f}] times as long as then; canaries {found.machine:.3f}"
+    )
+    console.print(f"  most networks keep within {format_fraction(found.spread, 2)} of that common factor")
+    for kind, ratio in found.moved_kinds.items():
+        console.print(f"  {kind} kernels changed {ratio:.2f} times beside the others, by the runtime's profiler")
+    if found.remedy:
+        console.print(f"  {found.remedy}")
 
 
 @click.command()

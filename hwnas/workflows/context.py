@@ -58,6 +58,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def clocks(device: Device) -> dict[str, str]:
+    """What a device says of its clock and of what sets it; nothing where it does not say."""
+    state = device.state()
+    found = {"governor": state.governor, "clock": f"{state.clock_hz / 1e6:.0f} MHz" if state.clock_hz else None}
+    return {key: value for key, value in found.items() if value}
+
+
 def roofline_of(profile: Profile) -> Roofline:
     """The roofline of the threads that a profile used."""
     peaks, units = profile.device["peak_flops"], profile.device["units"]

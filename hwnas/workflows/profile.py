@@ -15,7 +15,7 @@ from hwnas.predict import Predictor, store
 from hwnas.predict.model import LEAST_NETWORKS, LatencyModel, fit, judge
 from hwnas.profiling import Look, NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
 from hwnas.search.lock import Lock
-from hwnas.workflows.context import device_and_runtime, roofline_of, versions
+from hwnas.workflows.context import clocks, device_and_runtime, roofline_of, versions
 
 Start = Literal["new", "resume", "restart"]
 
@@ -70,7 +70,7 @@ def profile(
         seed=seed,
         fingerprint=found.spec.fingerprint,
         device=found.spec.as_dict(),
-        environment=versions(),
+        environment=versions() | clocks(found),
         block=runtime.block,
         networks=(),
     )
@@ -84,7 +84,7 @@ def profile(
         return Look(mape=figures.mape, within_10=figures.within_10, worth=worth)
 
     profiler = Profiler(runtime, chosen, folder, look)
-    with _alone(folder):
+    with alone(folder):
         if start == "restart":
             folder.journal(setting, space).remove()
         measured = profiler.run(
@@ -94,7 +94,7 @@ def profile(
 
 
 @contextmanager
-def _alone(store: ProfileStore) -> Iterator[None]:
+def alone(store: ProfileStore) -> Iterator[None]:
     """Keeps other processes from measuring the same device: they would disturb each other, and write to one journal."""
     with disk_errors(store.folder, "make room or give another place with --home"):
         store.folder.mkdir(parents=True, exist_ok=True)
@@ -111,11 +111,16 @@ def fit_profile(workspace: Workspace, setting: Setting, space: str | None = None
     Raises:
         NotFoundError: it was not profiled.
     """
-    stores = [ProfileStore(tree / setting.device) for tree in workspace.look_up("profiles")]
-    found = next((store for store in stores if (space in store.spaces(setting) if space else store.spaces(setting))), stores[0])
+    found = store_with(workspace, setting, space)
     names = [space] if space else found.spaces(setting)
     stored = [found.load(setting, name) for name in names] or [found.load(setting)]  # which says that there is none
     return [Profiled(profile=one, predictor=learn(workspace, one)) for one in stored]
+
+
+def store_with(workspace: Workspace, setting: Setting, space: str | None = None) -> ProfileStore:
+    """The store that holds a setting's profile of a space, or of any: the workspace's, else what ships; the former where none does."""
+    stores = [ProfileStore(tree / setting.device) for tree in workspace.look_up("profiles")]
+    return next((store for store in stores if (space in store.spaces(setting) if space else store.spaces(setting))), stores[0])
 
 
 def learn(workspace: Workspace, measured: Profile) -> Predictor:
