@@ -48,7 +48,7 @@ def scheme(graph: Graph, *, leave: Set[str] = frozenset()) -> Scheme:
     marking = _Marking(graph, leave)
     for node in graph.nodes:
         marking.visit(node)
-    while any([marking.spread(node) for node in marking.keeping]):
+    while sum(marking.spread(node) for node in marking.keeping):
         pass
     limits = {node.outputs[0]: node.inputs[0] for node in marking.nodes.values() if marking.is_conversion(node)}
     nodes = tuple(node for value, node in marking.nodes.items() if value not in limits)

@@ -1,9 +1,9 @@
 """The kernels that ONNX Runtime will make of a graph in int8 on a CPU, told without asking it.
 
-What is quantised is our own choice (`ort_int8`), so most of this is known: an operator whose inputs and outputs are held in 8 bits becomes one
-8-bit kernel, and the others run in fp32 between conversions. What is left to tell is the layout. Every 8-bit convolution gets a Transpose to
-channels-last data before and one back behind it; then ONNX Runtime moves Transposes as it always does (`ort_transposes`), and cancels those
-that meet. A test holds the result equal to the runtime's own list.
+What is quantised is our own choice (`ort_int8`), so most of this is known: an operator whose inputs and outputs are held in 8 bits
+becomes one 8-bit kernel, and the others run in fp32 between conversions. What is left to tell is the layout. Every 8-bit convolution gets a
+Transpose to channels-last data before and one back behind it; then ONNX Runtime moves Transposes as it always does (`ort_transposes`), and
+cancels those that meet. A test holds the result equal to the runtime's own list.
 
 Not told: what it makes of neighbours in fp32 that fuse with each other (Gelu and normalisations spelled out), fp32 pools and convolutions
 that work in the blocked layout, and two nodes that compute the same.
@@ -42,7 +42,7 @@ class _Fusion:
         self.draft = Draft(plan.graph)
         self.integer = {index for index, step in self.draft.steps.items() if self._is_integer(step)}
         activations = [value for value in plan.ranged if value not in self.draft.constants]
-        for value in (*reversed(plan.limited), *(value for value in activations if value not in plan.limited)):
+        for value in (*reversed(list(plan.limited)), *(value for value in activations if value not in plan.limited)):
             self._convert(value)
         for step in self.draft.ordered():
             if step.index in self.integer and step.op == "Conv":
