@@ -13,14 +13,13 @@ from hwnas.ir.kernel import make_call
 STRIDED = frozenset({"Expand", "Slice", "Split", "Transpose"})  # views whose elements are not where a copy would have them
 
 
-def fuse(graph: Graph, block: int) -> tuple[KernelCall, ...]:
+def fuse(graph: Graph, _: object = None) -> tuple[KernelCall, ...]:
     """The kernels of a graph, in an order in which they can run.
 
     Args:
         graph: the network; weights may still be recipes.
-        block: channels per block of the layout: eager execution knows none.
+        _: what the runtime fuses, which is nothing.
     """
-    del block
     strided: set[str] = set()
     calls = []
     for node in graph.nodes:

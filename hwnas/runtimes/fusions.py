@@ -90,5 +90,8 @@ class Fusions:
         unknown = sorted(set(plain) - set(known))
         if unknown:
             hint = did_you_mean(unknown[0], known)
-            raise UsageError(f"unknown fact about fusions '{unknown[0]}'{hint}; this version has: {', '.join(known)}; measure a new profile")
-        return cls(**{key: frozenset(value) if isinstance(value, (list, tuple)) else value for key, value in plain.items()})
+            raise UsageError(
+                f"unknown fact about fusions '{unknown[0]}'{hint}; this version has: {', '.join(known)}; measure a new profile"
+            )
+        values: dict[str, Any] = {key: frozenset(value) if isinstance(value, (list, tuple)) else value for key, value in plain.items()}
+        return cls(**values)

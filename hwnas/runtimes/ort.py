@@ -21,6 +21,7 @@ from hwnas.ir.node import Array
 from hwnas.ir.onnx import from_model, load, to_bytes
 from hwnas.runtimes import ort_int8_kernels
 from hwnas.runtimes.base import KernelTime, Model
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_int8 import Scheme, scheme
 from hwnas.runtimes.ort_int8_write import made_up, write
 from hwnas.runtimes.ort_kernels import attribute
@@ -95,7 +96,7 @@ class OrtSession:
 
     def _attributed(self, optimized: Any, ran: Mapping[str, str]) -> Mapping[str, KernelCall]:
         if self._scheme is None:
-            return attribute(self.graph, optimized, ran, self._runtime.block)
+            return attribute(self.graph, optimized, ran, self._runtime.fusions)
         return ort_int8_kernels.attribute(self.graph, self._scheme, optimized, ran)
 
 
@@ -183,11 +184,16 @@ class OrtRuntime:
             raise GraphError(f"ONNX Runtime {self.version} does not load the network: {one_line(error)}") from error
 
     @cached_property
+    def fusions(self) -> Fusions:
+        """What it fuses on this processor, probed once."""
+        from hwnas.runtimes.ort_probe import fusions
+
+        return fusions(self)
+
+    @property
     def block(self) -> int:
         """Channels per block of the layout in which this processor's convolutions work (NCHWc); 1 where there is none."""
-        from hwnas.runtimes.ort_probe import channel_block
-
-        return channel_block(self)
+        return self.fusions.block
 
     @cached_property
     def watching_cost(self) -> WatchingCost:

@@ -115,6 +115,15 @@ class Draft:
             return None
         return readers[0]
 
+    def following(self, step: Step | None, op: str) -> Step | None:
+        """The step of an operator that alone reads what a step writes."""
+        return None if step is None else self.only_reader(step.outputs[0], op)
+
+    def before(self, value: str | None, op: str) -> Step | None:
+        """The step of an operator that writes a value which the network does not return."""
+        step = self.writer.get(value) if value is not None else None
+        return step if step is not None and step.op == op and value not in self.outputs else None
+
     def shape(self, value: str) -> tuple[int, ...]:
         """Shape of a value."""
         return self.specs[value].shape
@@ -141,6 +150,11 @@ class Draft:
         """The constant among two inputs, where exactly one is."""
         constants = [value for value in step.inputs if value in self.constants]
         return constants[0] if len(constants) == 1 and len(step.inputs) == 2 else None
+
+    def operand(self, step: Step | None, number: float) -> str | None:
+        """The other input of a step of two inputs one of which is a constant of about this number."""
+        constant = self.constant_of(step) if step is not None else None
+        return self.other(step, constant) if step is not None and constant is not None and self.close(constant, number) else None
 
     def ordered(self) -> list[Step]:
         """The steps in an order in which they can run, which is that in which the runtime looks at them.
@@ -271,5 +285,3 @@ class Draft:
         written = list(follower.outputs)
         self.remove(follower)
         self.set_output(step, 0, written[0])
-
-

@@ -19,7 +19,8 @@ from hwnas.runtimes import ort_cleanup as cleanup
 from hwnas.runtimes import ort_layout as layout
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_draft import Draft, Step
-from hwnas.runtimes.ort_patterns import recognise, slices_to_split, split_readers
+from hwnas.runtimes.ort_patterns import recognise
+from hwnas.runtimes.ort_slices import slices_to_split, split_readers
 from hwnas.runtimes.ort_transposes import push
 
 ROUNDS = 10  # times that the optimiser goes through the rules of a stage, while any changes something

@@ -25,8 +25,8 @@ def activate(draft: Draft, fusions: Fusions) -> bool:
     changed = False
     for op, activations in (("Gemm", fusions.gemm_activations), ("Conv", fusions.conv_activations)):
         for step in draft.of(op):
-            after = draft.only_reader(step.outputs[0], *activations)
-            if after is not None and not step.fused and after.inputs[0] == step.outputs[0]:
+            after = draft.only_reader(step.outputs[0])
+            if after is not None and after.op in activations and not step.fused and after.inputs[0] == step.outputs[0]:
                 _absorb(draft, step, after)
                 changed = True
     return changed
@@ -51,8 +51,8 @@ def add_residuals(draft: Draft, fusions: Fusions) -> None:
             continue
         draft.set_inputs(conv, [*conv.inputs, draft.other(total, conv.outputs[0])])
         _absorb(draft, conv, total)
-        after = draft.only_reader(conv.outputs[0], *fusions.conv_activations)
-        if after is not None:
+        after = draft.only_reader(conv.outputs[0])
+        if after is not None and after.op in fusions.conv_activations:
             _absorb(draft, conv, after)
 
 
@@ -319,7 +319,7 @@ class _Blocking:
         return step.op in late
 
     def _hard_swish(self, step: Step, value: str) -> None:
-        """x HardSigmoid(x) of a slope of 1/6 is a HardSwish, which a convolution absorbs."""
+        """Where x HardSigmoid(x) has a slope of 1/6 it is a HardSwish, which a convolution absorbs."""
         draft = self.draft
         mul = draft.only_reader(step.outputs[0], "Mul")
         conv = self._free_conv(value, uses=2)

@@ -151,17 +151,13 @@ class _Mover:
         shape, wanted = list(self.draft.shape(step.inputs[0])), self.draft.shape(step.outputs[0])
         if len(shape) != len(wanted) or len(shape) != len(self.draft.shape(transpose.inputs[0])):
             return None
-        left: list[int | None] = list(shape)
-        perm = []
+        left = list(range(len(shape)))
+        perm: list[int] = []
         for size in wanted:
-            for axis, candidate in enumerate(left):
-                if candidate == size:
-                    break
-                if candidate is not None and candidate != 1 and size != 1:
-                    return None
-            else:
+            axis = next((axis for axis in left if shape[axis] == size), None)
+            if axis is None or (size != 1 and any(shape[passed] != 1 for passed in left[: left.index(axis)])):
                 return None
-            left[axis] = None
+            left.remove(axis)
             perm.append(axis)
         return tuple(perm)
 
@@ -307,7 +303,8 @@ class _Mover:
         groups: list[list[int]] = []
         wanted = list(self.draft.shape(step.outputs[0]))
         for size in self.draft.shape(step.inputs[0]):
-            group, product = [], 1
+            group: list[int] = []
+            product = 1
             while wanted and (not group or product < size):
                 group.append(wanted.pop(0))
                 product *= group[-1]

@@ -10,9 +10,10 @@ from hwnas.errors import HwnasError, UsageError, did_you_mean
 from hwnas.ir import Graph, KernelCall
 from hwnas.runtimes import eager, ort_int8_fusion
 from hwnas.runtimes.base import Runtime
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_fusion import fuse
 
-Fuser = Callable[[Graph, int], tuple[KernelCall, ...]]
+Fuser = Callable[[Graph, Fusions | int], tuple[KernelCall, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ def default(device: str) -> str:
 
 
 def fuser(name: str, precision: str = "fp32") -> Fuser:
-    """Tells a runtime's kernels from the graph alone: a function of graph and channel block.
+    """Tells a runtime's kernels from the graph alone: a function of graph and of what the runtime fuses, or its channel block.
 
     Raises:
         UsageError: the runtime does not compute in that precision.
