@@ -56,6 +56,18 @@ OTHERS = {
         process_nm=16,
     ),
 }
+# Parts that run the same generation of library kernels learn from each other.
+FAMILIES = {
+    "Volta and later": (
+        "Tesla V100-PCIE-32GB",
+        "Tesla T4",
+        "NVIDIA A100-PCIE-40GB",
+        "NVIDIA A100 80GB PCIe",
+        "NVIDIA H100 80GB HBM3",
+        "NVIDIA L4",
+    ),
+    "Pascal": ("Tesla P100-PCIE-16GB", "Tesla P4"),
+}
 UNSEEN = ("NVIDIA H100 80GB HBM3", "NVIDIA L4", "NVIDIA A100 80GB PCIe")  # in no training row but the A100-80GB's convolutions
 SCALARS = {"addu": "Add", "divu": "Div", "mulu": "Mul", "powu": "Pow"}
 PAIRS = {"add": "Add", "div": "Div", "mul": "Mul", "pow": "Pow"}

@@ -60,7 +60,6 @@ ISSUE_SHARE = 64 / 71
 COLUMNS = (
     "compute_capability",
     "over_launch",
-    "compute_over_memory",
     "ideal_over_bound",
     "over_cache",
     "operand_over_cache",
@@ -95,16 +94,16 @@ MEASURED: Mapping[str, str] = {
     **dict.fromkeys(("Add", "Div", "Gelu", "Mul", "Pow", "Relu", "Tanh"), ELEMENTWISE),
 }
 STAND_INS: Mapping[str, str] = {
-    "Conv-pointwise": "MatMul",
-    "ConvTranspose-dense": "MatMul",
-    "ConvTranspose-pointwise": "MatMul",
+    "Conv-pointwise": "Gemm",
+    "ConvTranspose-dense": "Gemm",
+    "ConvTranspose-pointwise": "Gemm",
     "LogSoftmax": "Softmax",
     "GroupNormalization": "LayerNormalization",
     "InstanceNormalization": "LayerNormalization",
 }
 PRODUCTS = frozenset({"Gemm", "MatMul", "Conv-dense"})
-WINDOW, STRIDE, DILATION, RESIDUAL, WEIGHTS, WRITTEN = (
-    FEATURES.index(name) for name in ("window", "stride", "dilation", "residual", "weight_numel", "output_numel")
+BATCH, WINDOW, STRIDE, DILATION, RESIDUAL, WEIGHTS, WRITTEN = (
+    FEATURES.index(name) for name in ("batch", "window", "stride", "dilation", "residual", "weight_numel", "output_numel")
 )
 
 
@@ -186,6 +185,8 @@ def look(table: Table, spec: DeviceSpec) -> Seen:
     models, measured = _models(table)
     product = np.isin(models, list(PRODUCTS))
     count, m, n, k = table.dims.T
+    images = np.where(models == "Conv-dense", table.values[:, BATCH], 1.0)  # Winograd's algorithm takes them one by one
+    count, m = count * images, m / images
     inner = np.where(product, k, 1.0)
     memory = _moved(table) / figures.bytes_per_s
     best = _tiles(count, m, n, inner, figures)
@@ -197,7 +198,6 @@ def look(table: Table, spec: DeviceSpec) -> Seen:
     columns: dict[str, Matrix] = {
         "compute_capability": np.full(len(bound), figures.capability),
         "over_launch": np.log(bound / LAUNCH_S),
-        "compute_over_memory": np.log(compute / memory),
         "ideal_over_bound": np.log(plain / bound),
         "over_cache": np.log(memory * figures.bytes_per_s / cache),
         "operand_over_cache": np.log(4 * m * np.maximum(inner, 1) / cache),
@@ -244,11 +244,8 @@ def _models(table: Table) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
     measured = np.isin(kinds, list(MEASURED))
     models[(kinds == "MatMul") & (table.dims[:, 0] == 1)] = "Gemm"  # one product is what PyTorch calls linear
     usual = (table.values[:, WINDOW] == 9) & (table.values[:, STRIDE] == 1) & (table.values[:, DILATION] == 1)
-    unusual = (kinds == "Conv-dense") & ~usual
-    models[unusual], measured[unusual] = (
-        "MatMul",
-        False,
-    )  # Winograd's algorithm, which most measured convolutions ran, needs 3x3 at stride 1
+    other = (kinds == "Conv-dense") & ~usual  # Winograd's algorithm, which most measured ones ran, needs 3x3 at stride 1
+    models[other], measured[other] = "Gemm", False
     return models, measured
 
 

@@ -20,15 +20,11 @@ from hwnas.predict.features import Matrix, Table
 from hwnas.predict.gpu import COLUMNS, PRODUCTS, Figures, Seen, look
 from hwnas.predict.model import LEVEL, PARAMETERS, Bounds, HeldOut, Kernels, KindModel, bounded
 
-OF_PRODUCTS = tuple(
-    i for i, name in enumerate(COLUMNS) if name not in ("tensors_read", "rows_per_unit", "element_waves", "last_element_wave", "window")
-)
 OF_ROWS = tuple(
     COLUMNS.index(name)
     for name in (
         "compute_capability",
         "over_launch",
-        "compute_over_memory",
         "over_cache",
         "aligned",
         "log_m",
@@ -39,6 +35,9 @@ OF_ROWS = tuple(
         "last_element_wave",
     )
 )
+ROWS_ONLY = ("tensors_read", "rows_per_unit", "element_waves", "last_element_wave", "window")
+OF_PRODUCTS = tuple(i for i, name in enumerate(COLUMNS) if name not in ROWS_ONLY)
+MONOTONE = {i: 1 for i, name in enumerate(COLUMNS) if name.startswith("traffic_")}  # more traffic for the same arithmetic is never faster
 GAP_S = 1.5e-6  # between two kernels on a busy GPU
 SMALL_S = 3e-6  # an operator whose bound is below takes its launch and little else
 LEAST_SMALL = 10  # operators from which a launch is told
@@ -58,8 +57,8 @@ class Growth(NamedTuple):
     eta: float
 
 
-PRODUCT_GROWTH = Growth(trees=60, depth=6, eta=0.25)
-ROW_GROWTH = Growth(trees=60, depth=4, eta=0.3)
+PRODUCT_GROWTH = Growth(trees=80, depth=5, eta=0.15)
+ROW_GROWTH = Growth(trees=60, depth=4, eta=0.15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -219,7 +218,6 @@ def fit(parts: Sequence[Measured], *, seed: int = 0, calibrate: bool = True) -> 
     found = {}
     for name in sorted({name for each in seen for name in np.unique(each.models[each.measured]).tolist()}):
         rows = _gather(name, parts, seen, launches, rng)
-        usual = [launch for (model, _), launch in launches.items() if model == name]
         sizes = np.column_stack([rows.flops, rows.bytes])
         part = KindModel(
             booster=_grow(name, rows, seed),
@@ -228,7 +226,7 @@ def fit(parts: Sequence[Measured], *, seed: int = 0, calibrate: bool = True) -> 
             high=tuple(sizes.max(axis=0).tolist()),
         )
         width = quantile(_unseen_errors(name, rows, seed), LEVEL) if calibrate else 0.0
-        found[name] = GpuKind(part=part, launch_s=float(np.median(usual)) if usual else 0.0, half_width=width)
+        found[name] = GpuKind(part=part, launch_s=_usual_launch(name, launches), half_width=width)
     return found
 
 
@@ -245,11 +243,17 @@ def _launches(parts: Sequence[Measured], seen: Sequence[Seen]) -> dict[tuple[str
     return found
 
 
+def _usual_launch(name: str, launches: Mapping[tuple[str, str], float]) -> float:
+    """The median over sessions; of all models where a model's own operators are never small."""
+    own = [launch for (model, _), launch in launches.items() if model == name]
+    known = own or list(launches.values())
+    return float(np.median(known)) if known else 0.0
+
+
 def _gather(
     name: str, parts: Sequence[Measured], seen: Sequence[Seen], launches: Mapping[tuple[str, str], float], rng: np.random.Generator
 ) -> _Rows:
-    known = [launch for (model, _), launch in launches.items() if model == name]
-    usual = float(np.median(known)) if known else 0.0
+    usual = _usual_launch(name, launches)
     found: list[_Rows] = []
     for number, (part, each) in enumerate(zip(parts, seen, strict=True)):
         rows = np.flatnonzero((each.models == name) & each.measured)
@@ -284,6 +288,7 @@ def _grow(name: str, rows: _Rows, seed: int) -> Any:
         "eta": growth.eta,
         "seed": seed,
         "base_score": float(np.average(target, weights=weight)),
+        "monotone_constraints": tuple(MONOTONE.get(column, 0) for column in _columns(name)),
     }
     data = xgboost.DMatrix(rows.values[:, _columns(name)], target, weight=weight, nthread=1)
     return xgboost.train(parameters, data, num_boost_round=growth.trees)

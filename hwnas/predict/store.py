@@ -207,12 +207,12 @@ def _card(path: Path) -> dict[str, Any]:
 
 def _read(folder: Path, setting: Setting) -> Predictor:
     card = _card(folder / "card.toml")
-    if card["schema"] != SCHEMA or card.get("details", list(DETAILS)) != list(DETAILS):
+    on_gpu = card.get("extractor") == gpu_store.EXTRACTOR  # then its columns are others, which `gpu_store` checks
+    if not on_gpu and (card["schema"] != SCHEMA or card.get("details", list(DETAILS)) != list(DETAILS)):
         raise FormatError(
             f"'{folder}' was learned with features {card['schema']}, this hwnas has {SCHEMA}; "
             f"run 'hwnas fit --device {setting.device}' again"
         )
-    on_gpu = card.get("extractor") == gpu_store.EXTRACTOR
     names = [name for kind, part in card["kinds"].items() for name in (kind, *([f"{kind}{DOUBT}"] if part.get("doubt") else []))]
     missing = [name for name in names if not (folder / f"{name}.ubj").is_file()]
     if missing:
