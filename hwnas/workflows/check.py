@@ -257,9 +257,7 @@ def compare(
     """
     load = device.state().load
     chosen = _spread_out(profile.networks, networks)
-    graphs = [space.graph(network.genotype, batch=profile.setting.batch) for network in chosen]
-    for network, graph in zip(chosen, graphs, strict=True):
-        _check_same(profile, network, graph)
+    graphs = [_again(profile, space, network) for network in chosen]
     precision = profile.setting.precision
     watch = canaries(space, batch=profile.setting.batch)
     together = measure_together(runtime, graphs, watch, rounds=ROUNDS, precision=precision)
@@ -293,15 +291,19 @@ def _spread_out(networks: Sequence[NetworkRecord], count: int) -> list[NetworkRe
     return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]
 
 
-def _check_same(profile: Profile, network: NetworkRecord, graph: Graph) -> None:
-    """Whether a genotype still stands for the network that was measured: all that its kernels wrote is there, in the same shape."""
-    for record in network.kernels:
-        spec = graph.specs.get(record.call.output)
-        if spec is None or spec.shape != record.call.kernel.outputs[0].shape:
-            raise MeasurementError(
-                f"space '{profile.space}' makes other networks than when '{profile.setting.device}' was profiled (another version of it?); "
-                f"they cannot be measured again: profile again"
-            )
+def _again(profile: Profile, space: SearchSpace, network: NetworkRecord) -> Graph:
+    """The network of a record, if its genotype still stands for it: all that its kernels wrote is there, in the same shape."""
+    try:
+        graph = space.graph(network.genotype, batch=profile.setting.batch)
+        shapes = {value: spec.shape for value, spec in graph.specs.items()}
+        if all(shapes.get(record.call.output) == record.call.kernel.outputs[0].shape for record in network.kernels):
+            return graph
+    except UsageError:
+        pass  # its genes are others
+    raise MeasurementError(
+        f"space '{profile.space}' makes other networks than when '{profile.setting.device}' was profiled (another version of it?), so that "
+        f"they cannot be measured again; profile again"
+    )
 
 
 def _changes(profile: Profile, device: Device, environment: Mapping[str, str]) -> Iterable[Change]:
