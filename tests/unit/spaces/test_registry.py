@@ -48,7 +48,8 @@ def test_the_number_of_classes_can_be_chosen() -> None:
 
 def test_an_unknown_name_gets_a_suggestion_and_the_list() -> None:
     """The message also says how one's own space is given."""
-    with pytest.raises(UsageError, match=r"no space 'mobilnet' \(did you mean 'mobilenet'\?\); there are generic, mobilenet, .*path.py:Class"):
+    said = r"no space 'mobilnet' \(did you mean 'mobilenet'\?\); there are generic, mobilenet, .*path.py:Class"
+    with pytest.raises(UsageError, match=said):
         spaces.load("mobilnet")
 
 
