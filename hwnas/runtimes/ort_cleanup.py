@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from hwnas.ir.node import Attrs, TensorSpec
 from hwnas.ir.ops import single
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_draft import Draft, Step, attributes
 
 GEMM = attributes(alpha=1.0, beta=1.0, transA=0, transB=0)
+_NO_CHANCE = np.random.default_rng(0)  # for weights that need none
 _SHARED_ELEMENTS = 8  # constants of at most so many are compared by value when equal nodes are looked for
 
 
@@ -292,9 +295,9 @@ def merge_equal(draft: Draft) -> bool:
 def _identity(draft: Draft, value: str) -> object:
     """What makes a value equal to another: its name, or the numbers of a small constant."""
     weight = draft.graph.weights.get(value)
-    if weight is None or weight.value is None or weight.spec.numel > _SHARED_ELEMENTS:
+    if weight is None or (weight.init == "he" and weight.value is None) or weight.spec.numel > _SHARED_ELEMENTS:
         return value
-    return weight.spec, weight.value.tobytes()
+    return weight.spec, weight.draw(_NO_CHANCE).tobytes()
 
 
 def add_bias(draft: Draft, *, keep_attention: bool) -> bool:

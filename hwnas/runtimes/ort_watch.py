@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas.errors import DiskError
 from hwnas.ir import GraphBuilder
 from hwnas.ir.onnx import to_bytes
 from hwnas.runtimes.samples import LOW_QUANTILE
@@ -45,8 +46,18 @@ class WatchingCost:
 
 
 def kernel_events(path: Path) -> list[dict[str, Any]]:
-    """The runs of kernels in a file that the profiler wrote, in the order in which they ran."""
-    events: list[dict[str, Any]] = json.loads(path.read_text())
+    """The runs of kernels in a file that the profiler wrote, in the order in which they ran.
+
+    Raises:
+        DiskError: the file is cut short: the profiler says nothing when the disk is full.
+    """
+    try:
+        events: list[dict[str, Any]] = json.loads(path.read_text())
+    except ValueError as error:
+        raise DiskError(
+            f"cannot write to '{path.parents[1]}', where ONNX Runtime's profiler keeps its figures for a moment; make room or give another "
+            f"place with TMPDIR; what was measured before is kept: run again with --resume"
+        ) from error
     return [event for event in events if event.get("cat") == "Node" and event["name"].endswith(EVENT)]
 
 

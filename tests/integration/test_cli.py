@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,7 +253,7 @@ def test_a_workspace_that_cannot_be_written(model: Path, home: Path) -> None:
 def test_a_damaged_workspace(home: Path, model: Path) -> None:
     """Damaged files of a workspace are named, with the command that mends them."""
     (profile,) = home.glob("profiles/cpu/profile.toml")
-    (card,) = home.glob("predictors/cpu/latency/*/card.toml")
+    (card,) = home.glob("predictors/cpu/latency/*/*/card.toml")
     booster = max(card.parent.glob("*.ubj"), key=lambda path: path.stat().st_size)
     booster.write_bytes(booster.read_bytes()[:1000])
     refused(invoke("predict", model, "--home", home), 1, str(booster), "hwnas fit")
@@ -259,7 +261,7 @@ def test_a_damaged_workspace(home: Path, model: Path) -> None:
     refused(invoke("predict", model, "--home", home), 1, str(card), "hwnas fit")
     assert invoke("fit", "--home", home).code == 0
     assert invoke("predict", model, "--home", home).code == 0
-    profile.write_text(profile.read_text().replace("format = 1", "format = 999"))
+    profile.write_text(profile.read_text().replace("format = 2", "format = 999"))
     refused(invoke("fit", "--home", home), 1, str(profile), "format 999")
 
 
@@ -281,12 +283,22 @@ def test_a_damaged_run(home: Path) -> None:
 def test_a_disk_that_is_full_while_profiling(tmp_path: Path) -> None:
     """Profiling ends with one line; what was measured before stays, and is there to go on with."""
     command = ("profile", "--space", TINY, *QUICK, "--home", tmp_path)
-    refused(finish(start(*command, largest_file=80_000)), 1, str(tmp_path / "profiles" / "cpu"), "--resume")
     journal = ProfileStore(tmp_path / "profiles" / "cpu").journal(SETTING, TINY)
+    process = start(*command)
+    while process.poll() is None and not (journal.exists() and journal.path.stat().st_size > 20_000):
+        time.sleep(0.01)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (80_000, 80_000))  # the disk is full from now on
+    refused(finish(process), 1, str(tmp_path / "profiles" / "cpu"), "--resume")
     assert journal.path.stat().st_size <= 80_000
     refused(invoke(*command), 2, "an unfinished profile of 'cpu'", "--resume")
     _, found = journal.read()
     assert len(found.visits) > 5
+
+
+@pytest.mark.process
+def test_a_disk_that_is_full_for_the_profiler(tmp_path: Path) -> None:
+    """Where the runtime's profiler cannot write, that is said in one line with the place."""
+    refused(finish(start("profile", "--space", TINY, *QUICK, "--home", tmp_path, largest_file=20_000)), 1, "TMPDIR", "--resume")
 
 
 @pytest.mark.process
