@@ -3,7 +3,8 @@
 python bench/predictor_zoo.py [--max-time 300] [--zoo FOLDER] [--home FOLDER]
 
 The networks (bench/zoo.py) are measured as the files that they are, beside the canaries of the profile, and predicted from their
-graphs. None of them, and no figure of them, goes into the profile or the predictor. With --home the profile is kept and, when it is
+graphs. None of them, and no time of them, goes into the profile or the predictor; the carriers' operators and sizes were widened after
+looking at which kernels they have. With --home the profile is kept and, when it is
 there already, used.
 """
 
