@@ -69,6 +69,7 @@ class GenericSpace(SearchSpace):
 
     def graph(self, genotype: Genotype, *, batch: int = 1) -> Graph:
         """The network that a genotype stands for."""
+        self.validate(genotype)
         arch = self.decode(self.canonical(genotype))
         coarse = Coarse(**{key: arch[key] for key in ("resolution", "width", "depth", "activation", "norm")})
         rng = np.random.default_rng(self.canonical(genotype))

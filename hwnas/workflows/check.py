@@ -294,6 +294,7 @@ def _spread_out(networks: Sequence[NetworkRecord], count: int) -> list[NetworkRe
 def _again(profile: Profile, space: SearchSpace, network: NetworkRecord) -> Graph:
     """The network of a record, if its genotype still stands for it: all that its kernels wrote is there, in the same shape."""
     try:
+        space.validate(network.genotype)
         graph = space.graph(network.genotype, batch=profile.setting.batch)
         shapes = {value: spec.shape for value, spec in graph.specs.items()}
         if all(shapes.get(record.call.output) == record.call.kernel.outputs[0].shape for record in network.kernels):

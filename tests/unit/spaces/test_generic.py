@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from hwnas import spaces
+from hwnas.errors import UsageError
 from hwnas.ir import Graph
 from hwnas.ir.cost import flops, weight_bytes
 from hwnas.ir.onnx import to_model
@@ -170,6 +171,15 @@ def test_normalisations_are_written_as_exporters_write_them() -> None:
         ("BatchNormalization", "Relu", "Conv"),
     ):
         assert any(list(chains(graph, ops)) for graph in many), ops
+
+
+@pytest.mark.parametrize("gene", range(len(SPACE.genes)))
+def test_a_genotype_of_another_version_is_refused(gene: int) -> None:
+    """An index that a gene does not have is named, whichever gene it is; nothing is built from it."""
+    genotype = list(SPACE.reference())
+    genotype[gene] = len(SPACE.genes[gene].choices)
+    with pytest.raises(UsageError, match=f"gene '{SPACE.genes[gene].name}' of 'generic' has indices"):
+        SPACE.graph(tuple(genotype))
 
 
 def sketch(seed: int) -> Sketch:

@@ -230,7 +230,6 @@ class Renewed(SearchSpace):
         self.genes = genes
 
     def graph(self, genotype: Genotype, *, batch: int = 1) -> Graph:
-        self.validate(genotype)
         return SPACE.graph(SPACE.reference(), batch=batch)
 
 
