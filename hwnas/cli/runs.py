@@ -121,12 +121,18 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         options.print_json(outcome.as_json())
         return
     console = options.console()
+    device, count = outcome.run.options.device, len(outcome.finalists)
     console.print(
         f"{outcome.result.evaluations} networks in {outcome.result.generations} generations (ended by {outcome.result.stopped_by}); "
-        f"{outcome.kept} of {len(outcome.finalists)} finalists kept the limit when measured"
+        + (
+            f"{outcome.kept} of {count} finalists kept the limit when measured"
+            if outcome.measured
+            else f"{count} finalists, none measured: '{device}' is not on this machine; latency {outcome.run.record['latency_source']}"
+        )
     )
     console.print(_finalists_table(outcome))
-    console.print(f"next: hwnas export {outcome.run.id} -o DIR, hwnas report {outcome.run.id}")
+    export = f"hwnas export {outcome.run.id} -o DIR, " if outcome.measured else ""
+    console.print(f"next: {export}hwnas report {outcome.run.id}")
 
 
 def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
@@ -135,12 +141,19 @@ def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
         row = finalist.as_json()
         predicted = row["predicted_latency_s"]
         interval = f"{format_seconds(predicted['value'])}\n[{format_seconds(predicted['low'])}, {format_seconds(predicted['high'])}]"
-        kept = {True: "yes", False: "NO", None: "no limit"}[row["limit_kept"]]
+        measured = row["measured_latency_s"]
+        kept = {True: "yes", False: "NO", None: "no limit" if measured else "unknown"}[row["limit_kept"]]
         deviation = "one seed" if row["accuracy_sd"] is None else f"± {format_fraction(row['accuracy_sd'])}"
         accuracy = f"{format_fraction(row['accuracy_mean'])} {deviation}"
         shipped = [speedup if finalist.rank == 1 else ""] if speedup else []
         table.add_row(
-            str(finalist.rank), interval, format_seconds(row["measured_latency_s"]), kept, accuracy, format_count(finalist.params), *shipped
+            str(finalist.rank),
+            interval,
+            format_seconds(measured) if measured else "no",
+            kept,
+            accuracy,
+            format_count(finalist.params),
+            *shipped,
         )
     return table
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hwnas.accuracy import data
 from hwnas.assets import Workspace
+from hwnas.devices import find as find_device
 from hwnas.errors import NotFoundError, UsageError
 from hwnas.export.manifest import Lineage, Manifest
 from hwnas.export.package import Precision
@@ -41,8 +42,10 @@ def export(
     Raises:
         NotFoundError: no such run, or the run has no finalists yet.
         UsageError: no such rank, or the folder is in use.
+        DeviceUnavailable: the run is for a device that is not on this machine; what is shipped is measured, and on nothing else.
     """
     run = find(workspace, run_name)
+    find_device(run.options.device)
     with run.archive() as archive:
         finalists: list[dict[str, Any]] = archive.notes().get("finalists") or []
         if not finalists:

@@ -44,13 +44,13 @@ class Measured:
     Attributes:
         genotype: canonical.
         predicted: when it was chosen, in s.
-        samples: end to end.
-        kept: whether the median keeps the latency limits; None where there is none.
+        samples: end to end; None where the device is not on this machine.
+        kept: whether the median keeps the latency limits; None where there is none, or no measurement.
     """
 
     genotype: Genotype
     predicted: Bounded
-    samples: Samples
+    samples: Samples | None
     kept: bool | None
 
 
@@ -92,12 +92,12 @@ class Finalist:
             "genotype": list(self.genotype),
             "arch": self.arch,
             "predicted_latency_s": {"value": predicted.value, "low": predicted.low, "high": predicted.high},
-            "measured_latency_s": samples.median_s,
-            "measured_p10_s": samples.p10_s,
-            "measured_p90_s": samples.p90_s,
-            "measured_p99_s": samples.p99_s,
-            "measured_n": samples.n,
-            "measured_grade": samples.grade,
+            "measured_latency_s": samples and samples.median_s,
+            "measured_p10_s": samples and samples.p10_s,
+            "measured_p90_s": samples and samples.p90_s,
+            "measured_p99_s": samples and samples.p99_s,
+            "measured_n": samples.n if samples else 0,
+            "measured_grade": samples and samples.grade,
             "limit_kept": self.measured.kept,
             "accuracy_mean": fmean(self.accuracies),
             "accuracy_sd": stdev(self.accuracies) if len(self.accuracies) > 1 else None,
@@ -122,7 +122,7 @@ class Final:
         archive: remembers measurements and trainings.
         dataset: to train on; its test split is unlocked here.
         recipe: of the long trainings.
-        runtime: that measures.
+        runtime: that measures; None where the device is not on this machine: then finalists are chosen by prediction, and not measured.
         seeds: trainings of each finalist.
         weights: folder of trained networks.
         tell: called with what is being done.
@@ -133,16 +133,19 @@ class Final:
     archive: Archive
     dataset: Dataset
     recipe: Recipe
-    runtime: Runtime
+    runtime: Runtime | None
     seeds: int
     weights: Path
     tell: Callable[[str], None] = lambda _: None
 
-    def measure(self, genotype: Genotype, graph: Graph, variant: str) -> Samples:
+    def measure(self, genotype: Genotype, graph: Graph, variant: str) -> Samples | None:
         """End-to-end samples of a network, taken again while the machine disturbs; remembered."""
+        runtime = self.runtime
+        if runtime is None:
+            return None
 
         def take() -> dict[str, Any]:
-            session = self.runtime.build(graph)
+            session = runtime.build(graph)
             feed = graph.random_inputs(np.random.default_rng(0))
             attempts: list[Samples] = []
             while not attempts or (attempts[-1].grade == "C" and len(attempts) < ATTEMPTS):
@@ -154,9 +157,11 @@ class Final:
         payload = self.archive.remember("measurement", genotype, f"{setting.key} {variant}", take)
         return Samples(np.array(payload["seconds"]), payload["ended_by"])
 
-    def keeps(self, samples: Samples) -> bool | None:
-        """Whether the median keeps every latency limit; None where there is none."""
+    def keeps(self, samples: Samples | None) -> bool | None:
+        """Whether the median keeps every latency limit; None where there is none, or nothing was measured."""
         limits = [limit for limit in self.problem.constraints if limit.metric == "latency"]
+        if samples is None:
+            return None
         return all(limit.violation(Bounded.exact(samples.median_s)) == 0 for limit in limits) if limits else None
 
     def choose(self, front: Sequence[Evaluation], others: Iterable[Evaluation], k: int) -> tuple[list[Measured], Predictor]:
@@ -181,7 +186,8 @@ class Final:
         promised = {e.genotype: e.metrics["latency"] for e in [*pool, *spare] if "latency" in e.metrics}
         while len(kept) < k and pool:
             for evaluation in select(pool, k - len(kept), self.problem.objectives):
-                self.tell(f"measuring candidate {len(every) + 1}")
+                if self.runtime:
+                    self.tell(f"measuring candidate {len(every) + 1}")
                 graph = self.scorer.space.graph(evaluation.genotype, batch=self.scorer.batch)
                 predicted = promised.get(evaluation.genotype) or self._promise(predictor, evaluation.genotype)
                 samples = self.measure(evaluation.genotype, graph, "candidate")
@@ -190,9 +196,11 @@ class Final:
                 if row.kept is not False:
                     kept.append(row)
             measured = {row.genotype for row in every}
-            predictor = original.recalibrated(
-                np.array([self._promise(original, row.genotype).value for row in every]), np.array([row.samples.p10_s for row in every])
-            )
+            timed = [(self._promise(original, row.genotype).value, row.samples) for row in every if row.samples]
+            if timed:
+                predictor = original.recalibrated(
+                    np.array([value for value, _ in timed]), np.array([samples.p10_s for _, samples in timed])
+                )
             pool = self._still_feasible([e for e in pool if e.genotype not in measured], predictor)
             if not pool and len(kept) < k:
                 spare = self._still_feasible([e for e in spare if e.genotype not in measured], predictor)
@@ -200,7 +208,7 @@ class Final:
         if not kept:
             if not every:
                 raise InfeasibleError("the search found no network that keeps all limits; search longer (--num-evals), or loosen one")
-            fastest = min(row.samples.median_s for row in every)
+            fastest = min(row.samples.median_s for row in every if row.samples)
             limits = " and ".join(f"'{limit}'" for limit in self.problem.constraints)
             raise InfeasibleError(
                 f"none of {len(every)} measured candidates keeps {limits}; the fastest took {format_seconds(fastest)}; loosen the limit, "
@@ -230,7 +238,8 @@ class Final:
             best = max(range(len(seeds)), key=lambda i: (validation[i], -i))
             file = weights_file(self.weights, row.genotype, seeds[best])
             graph = deployed(load(file), self.scorer.space, row.genotype, self.scorer.batch)
-            self.tell(f"measuring finalist {number} of {len(rows)}")
+            if self.runtime:
+                self.tell(f"measuring finalist {number} of {len(rows)}")
             samples = self.measure(row.genotype, graph, "finalist")
             single = self.scorer.space.graph(row.genotype)
             found.append(
@@ -278,5 +287,9 @@ def deployed(trained: Graph, space: SearchSpace, genotype: Genotype, batch: int)
 
 def rank(finalists: Sequence[Finalist]) -> list[Finalist]:
     """Those that kept the limit first, then by mean validation accuracy (the test split judges, it does not choose)."""
-    ordered = sorted(finalists, key=lambda f: (f.measured.kept is False, -fmean(f.validation), f.measured.samples.p10_s))
+
+    def latency_s(row: Measured) -> float:
+        return row.samples.p10_s if row.samples else row.predicted.value
+
+    ordered = sorted(finalists, key=lambda f: (f.measured.kept is False, -fmean(f.validation), latency_s(f.measured)))
     return [replace(finalist, rank=i) for i, finalist in enumerate(ordered, 1)]

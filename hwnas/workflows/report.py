@@ -140,7 +140,9 @@ def _finalist(row: Mapping[str, Any], archive: Archive, device: str) -> view.Fin
         network=_network(tuple(row["genotype"])),
         summary=_summary(row["arch"]),
         predicted_latency_s=view.Interval(predicted["value"], predicted["low"], predicted["high"]),
-        measured_latency_s=view.Interval(row["measured_latency_s"], row["measured_p10_s"], row["measured_p90_s"]),
+        measured_latency_s=view.Interval(row["measured_latency_s"], row["measured_p10_s"], row["measured_p90_s"])
+        if row["measured_latency_s"] is not None
+        else None,
         limit_kept=row["limit_kept"],
         accuracies=tuple(row["accuracies"]),
         accuracy_split="locked test",

@@ -15,6 +15,7 @@ from hwnas.devices import Unavailable, find
 from hwnas.errors import DeviceUnavailable, UsageError
 from hwnas.predict import Predictor
 from hwnas.runtimes import registry
+from hwnas.runtimes.base import Runtime
 from hwnas.search import feasibility, nsga2
 from hwnas.search.archive import Archive
 from hwnas.search.evaluator import Bounded
@@ -87,6 +88,11 @@ class Outcome:
     notes: tuple[str, ...]
 
     @property
+    def measured(self) -> int:
+        """Finalists that were measured: none where the device is not on this machine."""
+        return sum(finalist.measured.samples is not None for finalist in self.finalists)
+
+    @property
     def kept(self) -> int:
         """Finalists that kept the limit when measured, or that had none to keep."""
         return sum(finalist.measured.kept is not False for finalist in self.finalists)
@@ -99,7 +105,8 @@ class Outcome:
             "stopped_by": self.result.stopped_by,
             "evaluations": self.result.evaluations,
             "generations": self.result.generations,
-            "limits_kept": self.kept,
+            "limits_kept": self.kept if self.measured else None,
+            "latency_source": self.run.record.get("latency_source"),
             "finalists": [finalist.as_json() for finalist in self.finalists],
             "replay": self.run.options.command(),
             "notes": list(self.notes),
@@ -180,7 +187,7 @@ def energy_reason(device: str) -> str:
 
 
 def _other_space(predictor: Predictor, options: SearchOptions) -> list[str]:
-    if predictor.space == options.space:
+    if predictor.space == options.space or predictor.origin:
         return []
     return [
         f"the predictor was learned on networks of '{predictor.space}', not of '{options.space}', where its intervals were not checked; "
@@ -254,6 +261,7 @@ def _record(made: Plan) -> dict[str, Any]:
         "predictor": predictor.digest,
         "profile": predictor.profile_digest,
         "setting": predictor.setting.key,
+        "latency_source": predictor.source,
         "constraints": [str(limit) for limit in made.problem.constraints],
         "replay": made.options.command(),
         "short_recipe": Recipe.short().digest,
@@ -298,7 +306,7 @@ def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch
         archive=archive,
         dataset=made.dataset,
         recipe=Recipe.long(),
-        runtime=registry.make(registry.default(options.device), options.threads),
+        runtime=_runtime(options),
         seeds=options.seeds,
         weights=run.weights,
         tell=watch.doing,
@@ -307,6 +315,15 @@ def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch
     chosen, predictor = final.choose(result.front, others, options.finalists)
     archive.note("recalibrated", {"half_width": predictor.model.half_width})
     return final.train(chosen)
+
+
+def _runtime(options: SearchOptions) -> Runtime | None:
+    """What measures the finalists, where the device is on this machine."""
+    try:
+        find(options.device)
+    except DeviceUnavailable:
+        return None
+    return registry.make(registry.default(options.device), options.threads)
 
 
 def _quality(evaluator: SearchEvaluator) -> dict[str, Any] | None:
