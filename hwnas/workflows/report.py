@@ -14,7 +14,7 @@ from hwnas.accuracy.quality import Quality, Ranking
 from hwnas.assets import Workspace
 from hwnas.devices import Unavailable
 from hwnas.errors import HwnasError, NotFoundError
-from hwnas.predict import Predictor, store
+from hwnas.predict import Predictor
 from hwnas.predict.model import LEVEL
 from hwnas.profiling import Profile, ProfileStore
 from hwnas.report import view
@@ -24,8 +24,9 @@ from hwnas.search.archive import Archive
 from hwnas.search.problem import Budget, Constraint, Objective, Problem
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
-from hwnas.workflows.context import setting_of, space_for
+from hwnas.workflows.context import space_for
 from hwnas.workflows.evaluator import NOT_SCORED
+from hwnas.workflows.predict import load_predictor
 from hwnas.workflows.runs import Run, find
 from hwnas.workflows.search import energy_reason
 
@@ -59,7 +60,6 @@ def look(workspace: Workspace, run: Run, archive: Archive) -> view.RunView:
         space=space, objectives=objectives, constraints=limits, budget=Budget(evaluations=options.num_evals), seed=options.seed
     )
     notes = archive.notes()
-    setting = setting_of(options.device, threads=options.threads, batch=options.batch)
     predictor = _predictor(workspace, run)
     profile = _profile(workspace, predictor) if predictor else None
     finalists = tuple(_finalist(row, archive, options.device) for row in notes.get("finalists") or ())
@@ -69,7 +69,7 @@ def look(workspace: Workspace, run: Run, archive: Archive) -> view.RunView:
         run=run.id,
         created=f"{run.record['created'].astimezone():%Y-%m-%d %H:%M}",
         space=str(space),
-        device=f"{options.device} ({setting.key})",
+        device=f"{options.device} ({run.record['setting']})",
         objectives=tuple(view.Objective(metric=o.metric, minimize=o.minimize) for o in objectives),
         limits=tuple(view.Limit(metric=c.metric, bound=c.limit, upper=c.op == "<=") for c in limits),
         evaluations=len(archive.latest()),
@@ -93,8 +93,7 @@ def _predictor(workspace: Workspace, run: Run) -> Predictor | None:
     """The predictor of the run, unless another one has taken its place since."""
     options = run.options
     try:
-        setting = setting_of(options.device, threads=options.threads, batch=options.batch)
-        found = store.load(workspace, setting, options.space)
+        found = load_predictor(workspace, options.device, threads=options.threads, batch=options.batch, space=options.space)
     except HwnasError:
         return None
     return found if found.digest == run.record["predictor"] else None
