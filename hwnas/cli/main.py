@@ -13,6 +13,7 @@ from hwnas import __version__
 from hwnas.cli.measure import check, devices, fit, predict, profile
 from hwnas.cli.runs import demo, export, report, search
 from hwnas.cli.spaces import spaces
+from hwnas.cli.transfer import transfer
 from hwnas.errors import HwnasError
 
 INTERRUPTED = 130  # as shells count a SIGINT
@@ -24,7 +25,7 @@ def cli() -> None:
     """Finds networks that are accurate and keep a latency budget on your hardware, and proves it by measuring them there."""
 
 
-for command in (devices, profile, fit, check, predict, spaces, search, export, report, demo):
+for command in (devices, profile, fit, check, transfer, predict, spaces, search, export, report, demo):
     cli.add_command(command)
 
 
@@ -38,7 +39,10 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         result: Any = cli.main(args=arguments, prog_name="hwnas", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        return _say("interrupted; 'profile' and 'search' keep what they have done so far and go on with --resume", INTERRUPTED)
+        return _say(
+            "interrupted; 'profile' and 'search' keep what they have done so far and go on with --resume, 'transfer' when it is run again",
+            INTERRUPTED,
+        )
     except click.ClickException as error:
         hint = f" (see '{error.ctx.command_path} --help')" if isinstance(error, click.UsageError) and error.ctx else ""
         return _say(f"{error.format_message()}{hint}", error.exit_code)

@@ -1,29 +1,29 @@
 """A known device's predictor adapted to another device from a handful of measured networks.
 
-First stage: what the known device would take for a kernel, times a factor that boosted trees give for its kind. They learn from the
-kernels of the measured networks, each timed in its place, and start from one factor for all, so that a few rows move them little. Second
-stage: what a network's context does to the sum of its kernels, a Bayesian linear regression whose prior is that it does nothing
-(`hwnas.predict.transfer`). Every figure comes from networks that were left out: ten are too few for anything else.
+What the known device would take for a kernel, times a factor for the device, times another that boosted trees give for the kernel's
+kind. They learn from the kernels of the measured networks, each timed in its place, and there are few of them, so that a few rows move
+them little. A regression of whole networks on a few of their features was tried in their place and behind them, and did worse
+(docs/transfer.md); it serves to choose networks and known devices, for which no kernels are timed yet (`kind_features`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import MeasurementError, require
-from hwnas.predict.conformal import quantile
 from hwnas.predict.features import Matrix, Table
 from hwnas.predict.model import (
     LEAST_TIME_S,
     LEVEL,
     PARAMETERS,
+    UPPER_LEVEL,
     Bounds,
-    Correction,
     HeldOut,
     Kernels,
     KindModel,
@@ -32,16 +32,16 @@ from hwnas.predict.model import (
     bounded,
 )
 from hwnas.predict.roofline import Roofline
-from hwnas.predict.transfer import Posterior, Prior
+from hwnas.predict.transfer import Prior
 from hwnas.profiling import NetworkRecord
 
 LEAST_NETWORKS = 3
-TREES = 100
+TREES = 30
 GROWTH = {"max_depth": 3, "eta": 0.1, "subsample": 0.8}
 LEAST_ROWS = 10  # of a kind, for every leaf of a tree
-SIDED = 1.645  # deviations of a normal distribution either side of which 10 % lie
-CONTEXT_SPREAD = 0.03  # of what one deviation of a column does to a network's time
-USUAL_NOISE, NOISE_SPREAD = 0.02, 0.7  # of a network's time about the sum of its kernels; deviation of its log
+DEGREES = 2  # imagined errors of networks, of the size of
+USUAL_NOISE = 0.03
+NOISE_SPREAD = 0.7  # deviation of its log between devices
 KIND_SPREAD = 0.3  # deviation of the factors of kinds between devices, in parts of the device's factor
 KIN = 0.5  # correlation of the factors of kinds that are limited by the same
 PRODUCTS = ("Conv-dense", "Conv-pointwise", "Conv-grouped", "ConvTranspose", "Gemm", "MatMul")
@@ -70,12 +70,12 @@ class AdaptedModel:
         scale: by which the other differs in general, for kinds that were not measured.
         spread: deviation of the log of the factors of kinds about that, hence the doubt of kinds that were not measured.
         roofline: of the other device, for explanations.
-        correction: per network.
         call_s: of an empty call.
-        half_width: of the 90 % interval of log(p10 / prediction) of a network of usual difficulty; not conformal (see `adapt`).
+        half_width: of the interval of log(p10 / prediction) of a network of usual difficulty, not conformal (see `adapt`).
         median_width: upwards, of log(median / prediction).
         usual_doubt: median of the networks' doubt.
         held_out: of networks that were left out, each by the others.
+        level: by which networks that were measured later moved the predictions (`shifted`).
     """
 
     base: NetworkModel
@@ -83,12 +83,12 @@ class AdaptedModel:
     scale: float
     spread: float
     roofline: Roofline
-    correction: Correction
     call_s: float
     half_width: float
     median_width: float
     usual_doubt: float
     held_out: HeldOut
+    level: float = 1.0
 
     def kernels(self, table: Table) -> Kernels:
         """Every kernel by itself; one of a kind that was not measured on this device does not count as covered."""
@@ -106,7 +106,7 @@ class AdaptedModel:
         sums = self.call_s + seconds
         coverage = np.clip(1 - unknown / sums, 0.0, 1.0)
         width = self.half_width * (1 + doubt / sums / self.usual_doubt) / 2
-        return bounded(self.correction.apply(context, sums), coverage, width, self.median_width + width - self.half_width)
+        return bounded(self.level * sums, coverage, width, self.median_width + width - self.half_width)
 
     def bounds(self, table: Table) -> Bounds:
         """Both stages."""
@@ -120,8 +120,7 @@ class AdaptedModel:
 
     def shifted(self, shift: float, half_width: float) -> AdaptedModel:
         """This model after measured networks moved it."""
-        intercept, *rest = self.correction.weights
-        return replace(self, correction=replace(self.correction, weights=(intercept + shift, *rest)), half_width=half_width)
+        return replace(self, level=self.level * float(np.exp(shift)), half_width=half_width)
 
 
 class _First(NamedTuple):
@@ -148,7 +147,9 @@ def _learn(table: Table, known_s: Matrix, seconds: Matrix) -> _First:
         }
         sizes = np.column_stack([table.flops[rows], table.bytes[rows]])
         kinds[name] = KindModel(
-            booster=xgboost.train(parameters, xgboost.DMatrix(table.values[rows], target, nthread=1), num_boost_round=TREES),
+            booster=xgboost.train(
+                parameters, xgboost.DMatrix(table.columns(rows, detailed=True), target, nthread=1), num_boost_round=TREES
+            ),
             rows=count,
             low=tuple(sizes.min(axis=0).tolist()),
             high=tuple(sizes.max(axis=0).tolist()),
@@ -163,7 +164,7 @@ def _apply(first: _First, table: Table, known_s: Matrix) -> Matrix:
     for name in np.unique(table.kinds).tolist():
         if name in first.kinds:
             rows = table.kinds == name
-            seconds[rows] *= np.exp(first.kinds[name].booster.predict(xgboost.DMatrix(table.values[rows], nthread=1)))
+            seconds[rows] *= np.exp(first.kinds[name].booster.predict(xgboost.DMatrix(table.columns(rows, detailed=True), nthread=1)))
     return seconds
 
 
@@ -173,53 +174,12 @@ def _weighted_median(values: Matrix, weights: Matrix) -> float:
     return float(values[order][np.searchsorted(below, below[-1] / 2)])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Second:
-    """The second stage: columns of a network's context, standardised on the measured networks, and what was learned of them."""
-
-    mean: Matrix
-    scale: Matrix
-    posterior: Posterior
-
-    @classmethod
-    def learn(cls, context: Matrix, sums: Matrix, latency: Matrix) -> _Second:
-        columns = Correction.columns(context, sums)
-        mean, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), 0.1)
-        prior = Prior(
-            mean=np.array([1.0, *[0.0] * columns.shape[1]]),
-            covariance=np.diag([0.0, *[CONTEXT_SPREAD**2] * columns.shape[1]]),
-            noise=USUAL_NOISE,
-            noise_spread=NOISE_SPREAD,
-        )
-        return cls(mean, scale, prior.learn(_rows(columns, sums, mean, scale), latency))
-
-    def value_and_deviation(self, context: Matrix, sums: Matrix) -> tuple[Matrix, Matrix]:
-        """Of networks, in s."""
-        rows = _rows(Correction.columns(context, sums), sums, self.mean, self.scale)
-        return self.posterior.value(rows), self.posterior.deviation(rows)
-
-    def correction(self, context: Matrix, sums: Matrix) -> Correction:
-        """The same, as predictors hold it; sizes beyond the measured networks' count as the nearest of theirs."""
-        columns = Correction.columns(context, sums)
-        level, *weights = self.posterior.mean.tolist()
-        return Correction(
-            mean=tuple(self.mean.tolist()),
-            scale=tuple(self.scale.tolist()),
-            weights=(float(np.log(level)), *(weight / level for weight in weights)),
-            low=tuple(columns.min(axis=0).tolist()),
-            high=tuple(columns.max(axis=0).tolist()),
-        )
-
-
-def _rows(columns: Matrix, sums: Matrix, mean: Matrix, scale: Matrix) -> Matrix:
-    return sums[:, None] * np.column_stack([np.ones(len(sums)), (columns - mean) / scale])
-
-
 def adapt(base: NetworkModel, networks: Sequence[NetworkRecord], roofline: Roofline) -> AdaptedModel:
     """Learns another device from a few of its networks.
 
-    The interval is no conformal one, since chosen networks are not exchangeable with others: it is the posterior's, widened where networks
-    that were left out lie further off than it says, and never narrower than the conformal one of theirs where there are enough for one.
+    The interval is no conformal one: chosen networks are not exchangeable with others, and they are few. It is the posterior predictive
+    one of a normal error of which `DEGREES` earlier ones of size `USUAL_NOISE` are imagined, given the errors of networks that were left
+    out.
 
     Args:
         base: of the known device.
@@ -232,36 +192,26 @@ def adapt(base: NetworkModel, networks: Sequence[NetworkRecord], roofline: Roofl
     if len(networks) < LEAST_NETWORKS:
         raise MeasurementError(f"a transfer needs at least {LEAST_NETWORKS} measured networks, got {len(networks)}; measure more")
     data = Training.of(networks)
-    table, count = data.table, len(networks)
-    known_s = base.kernels(table).seconds
+    table, known_s = data.table, base.kernels(data.table).seconds
     crossed = np.empty(len(known_s))
-    for i in range(count):
-        out, rest = table.owner == i, np.delete(np.arange(count), i)
+    for i in range(len(networks)):
+        out, rest = table.owner == i, np.delete(np.arange(len(networks)), i)
         first = _learn(table.take(rest), known_s[~out], data.seconds[~out])
         crossed[out] = _apply(first, table.take(np.array([i])), known_s[out])
-    sums = data.call_s + table.total(crossed)
-    value, deviation = np.empty(count), np.empty(count)
-    for i in range(count):
-        rest, one = np.delete(np.arange(count), i), np.array([i])
-        second = _Second.learn(table.context[rest], sums[rest], data.latency[rest])
-        value[one], deviation[one] = second.value_and_deviation(table.context[one], sums[one])
+    value = data.call_s + table.total(crossed)
     left = np.log(data.latency / value)
-    second = _Second.learn(table.context, sums, data.latency)
-    told, told_deviation = second.value_and_deviation(table.context, sums)
-    surprise = float(np.sqrt(np.mean((left / (deviation / value)) ** 2)))
-    own = quantile(np.abs(left), LEVEL)
-    half_width = max(SIDED * float(np.median(told_deviation / told)) * max(1.0, surprise), own if np.isfinite(own) else 0.0)
-    first = _learn(table, known_s, data.seconds)
+    freedom = DEGREES + len(networks)
+    half_width = _student(freedom) * float(np.sqrt((DEGREES * USUAL_NOISE**2 + np.sum(left**2)) / freedom))
+    scale, parts = _learn(table, known_s, data.seconds)
+    of_kind = {name: table.kinds == name for name in parts}
     error = np.abs(np.log(np.maximum(data.seconds, LEAST_TIME_S) / crossed))
-    kinds = {name: AdaptedKind(part=part, error=float(np.median(error[table.kinds == name]))) for name, part in first.kinds.items()}
-    factors = [_weighted_median(np.log(data.seconds / known_s)[table.kinds == name], data.seconds[table.kinds == name]) for name in kinds]
+    ratio = np.log(np.maximum(data.seconds, LEAST_TIME_S) / known_s)
     model = AdaptedModel(
         base=base,
-        kinds=kinds,
-        scale=first.scale,
-        spread=float(np.std(factors)),
+        kinds={name: AdaptedKind(part=part, error=float(np.median(error[of_kind[name]]))) for name, part in parts.items()},
+        scale=scale,
+        spread=float(np.std([_weighted_median(ratio[rows], data.seconds[rows]) for rows in of_kind.values()])),
         roofline=roofline,
-        correction=second.correction(table.context, sums),
         call_s=data.call_s,
         half_width=half_width,
         median_width=half_width + max(0.0, float(np.quantile(np.log(data.median / data.latency), LEVEL))),
@@ -270,6 +220,12 @@ def adapt(base: NetworkModel, networks: Sequence[NetworkRecord], roofline: Roofl
     )
     kernels = model.kernels(table)
     return replace(model, usual_doubt=float(np.median(table.total(kernels.seconds * kernels.doubt) / table.total(kernels.seconds))))
+
+
+def _student(freedom: int) -> float:
+    """The 95 % quantile of Student's distribution, by the first terms of Cornish and Fisher's expansion."""
+    z = NormalDist().inv_cdf(UPPER_LEVEL)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def kind_features(model: NetworkModel, table: Table) -> tuple[Matrix, Prior]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hwnas.ir import Graph, Kernel
+from hwnas.predict.adapted import AdaptedModel
 from hwnas.predict.estimate import Estimate
 from hwnas.predict.features import describe
 from hwnas.predict.gpu import Figures
@@ -33,7 +34,7 @@ class Ceilings:
     @classmethod
     def of(cls, model: NetworkModel) -> Ceilings | None:
         """Those by which a model scales; None where it has none."""
-        if isinstance(model, LatencyModel):
+        if isinstance(model, LatencyModel | AdaptedModel):
             return cls(flops_per_s=model.roofline.flops_per_s, bytes_per_s=model.roofline.bytes_per_s)
         if isinstance(model, GpuModel):
             figures = Figures.of(model.spec)
@@ -118,7 +119,7 @@ class Explanation:
             seen = describe(kernel.call.kernel)
             parts.append(Part(kernel=kernel, kind=seen.kind, flops=seen.flops, bytes=seen.bytes))
         model = predictor.model
-        kinds = model.kinds if isinstance(model, LatencyModel | GpuModel) else ()
+        kinds = model.kinds if isinstance(model, LatencyModel | GpuModel | AdaptedModel) else ()
         return cls(estimate=estimate, parts=tuple(parts), kinds=frozenset(kinds), ceilings=Ceilings.of(model))
 
     @property

@@ -56,6 +56,21 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """What a predictor was adapted from.
+
+    Attributes:
+        source: the known device, for people, such as `cpu/onnxruntime-cpu-t1-b1-fp32 (mobilenet)`.
+        digest: of the known device's predictor.
+        networks: that were measured on the new one.
+    """
+
+    source: str
+    digest: str
+    networks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
     """Predicts latency for one setting.
 
@@ -69,6 +84,7 @@ class Predictor:
         environment: versions under which they were measured.
         digest: SHA-256 of the predictor's own files, empty until it is stored.
         origin: whose measurements it learned from, where they are not a profile's.
+        transferred: what it was adapted from, where it was.
     """
 
     setting: Setting
@@ -80,10 +96,13 @@ class Predictor:
     environment: Mapping[str, str]
     digest: str = ""
     origin: Origin | None = None
+    transferred: Transferred | None = None
 
     @property
     def source(self) -> str:
         """Where an estimate comes from, for people."""
+        if self.transferred:
+            return f"transferred from {self.transferred.source} with {self.transferred.networks} networks"
         if self.origin:
             return f"predicted from {self.origin.name} ({self.origin.licence}): {self.origin.conditions}"
         return f"predicted from profile {self.setting.device}/{self.setting.key} ({self.space})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,11 +15,12 @@ import tomli_w
 
 from hwnas.assets import Workspace, disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line, require
-from hwnas.predict import gpu_store
+from hwnas.predict import adapted_store, gpu_store
+from hwnas.predict.adapted import AdaptedModel
 from hwnas.predict.features import DETAILS, SCHEMA
 from hwnas.predict.gpu_model import GpuModel
-from hwnas.predict.model import Correction, HeldOut, KindModel, LatencyModel
-from hwnas.predict.predictor import Origin, Predictor
+from hwnas.predict.model import Correction, HeldOut, KindModel, LatencyModel, NetworkModel
+from hwnas.predict.predictor import Origin, Predictor, Transferred
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import Setting
 from hwnas.profiling.store import GENERIC, options_of, slug
@@ -29,6 +30,7 @@ READABLE = (1, FORMAT)  # format 1 had one predictor per setting, and no difficu
 TARGET = "latency"
 ANY_BATCH = 0
 DOUBT = ".doubt"  # after a kind: the model of how far off that of the kind may be
+BASE = "base."  # before a file of the known device's that a predictor was adapted from
 
 
 class LazyBooster:
@@ -75,7 +77,7 @@ def save(predictor: Predictor, tree: Path) -> Path:
     with disk_errors(folder, "make room or give another place with --home"):
         folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        for name, booster in _boosters(predictor):
+        for name, booster in _boosters(predictor.model):
             raw = bytes(booster.save_raw("ubj"))
             digest.update(raw)
             write_atomically(folder / f"{name}.ubj", partial(Path.write_bytes, data=raw))
@@ -93,7 +95,8 @@ def save(predictor: Predictor, tree: Path) -> Path:
             "setting": asdict(predictor.setting),
             "environment": dict(predictor.environment),
             **({"origin": asdict(predictor.origin)} if predictor.origin else {}),
-            **_to_card(predictor),
+            **({"transferred": asdict(predictor.transferred)} if predictor.transferred else {}),
+            **_to_card(predictor.model),
         }
         digest.update(tomli_w.dumps(card).encode())
         card["digest"] = digest.hexdigest()
@@ -101,9 +104,12 @@ def save(predictor: Predictor, tree: Path) -> Path:
     return folder
 
 
-def _boosters(predictor: Predictor) -> Iterator[tuple[str, Any]]:
+def _boosters(model: NetworkModel) -> Iterator[tuple[str, Any]]:
     """Every booster with the name of its file, in the order in which the digest takes them."""
-    model = predictor.model
+    if isinstance(model, AdaptedModel):
+        yield from ((name, kind.part.booster) for name, kind in sorted(model.kinds.items()))
+        yield from ((f"{BASE}{name}", booster) for name, booster in _boosters(model.base))
+        return
     if isinstance(model, GpuModel):
         yield from ((name, kind.part.booster) for name, kind in sorted(model.kinds.items()))
         return
@@ -115,9 +121,16 @@ def _boosters(predictor: Predictor) -> Iterator[tuple[str, Any]]:
             yield f"{kind}{DOUBT}", part.doubt
 
 
-def _to_card(predictor: Predictor) -> dict[str, Any]:
+def _format_of(model: NetworkModel) -> int:
+    """The format in which a model was learned, which its boosters keep."""
+    detailed = not isinstance(model, LatencyModel) or all(part.detailed for part in model.kinds.values())
+    return FORMAT if detailed else 1
+
+
+def _to_card(model: NetworkModel) -> dict[str, Any]:
     """What the card says of the model."""
-    model = predictor.model
+    if isinstance(model, AdaptedModel):
+        return {**adapted_store.to_card(model), "base": {"format": _format_of(model.base), **_to_card(model.base)}}
     if isinstance(model, GpuModel):
         return gpu_store.to_card(model)
     if not isinstance(model, LatencyModel):
@@ -205,40 +218,71 @@ def _card(path: Path) -> dict[str, Any]:
     return card
 
 
+def read(folder: Path) -> Predictor:
+    """The predictor in a folder, wherever that is.
+
+    Raises:
+        NotFoundError: there is none.
+        FormatError: its files are damaged, or of a version or feature schema that this hwnas does not read.
+    """
+    if not (folder / "card.toml").is_file():
+        raise NotFoundError(f"no predictor in '{folder}': it has no card.toml; give a folder such as predictors/cpu/latency/SETTING/SPACE")
+    with _damage(folder / "card.toml"):
+        return _read(folder, Setting(**_card(folder / "card.toml")["setting"]))
+
+
+def folders(workspace: Workspace) -> list[Path]:
+    """Where every predictor lies, the workspace's own first."""
+    return [
+        card.parent for tree in workspace.look_up("predictors") for found in sorted(tree.glob(f"*/{TARGET}/*")) for card in _cards(found)
+    ]
+
+
 def _read(folder: Path, setting: Setting) -> Predictor:
     card = _card(folder / "card.toml")
-    on_gpu = card.get("extractor") == gpu_store.EXTRACTOR  # then its columns are others, which `gpu_store` checks
-    if not on_gpu and (card["schema"] != SCHEMA or card.get("details", list(DETAILS)) != list(DETAILS)):
+    if not _on_gpu(card) and (card["schema"] != SCHEMA or card.get("details", list(DETAILS)) != list(DETAILS)):
         raise FormatError(
             f"'{folder}' was learned with features {card['schema']}, this hwnas has {SCHEMA}; "
             f"run 'hwnas fit --device {setting.device}' again"
         )
-    names = [name for kind, part in card["kinds"].items() for name in (kind, *([f"{kind}{DOUBT}"] if part.get("doubt") else []))]
-    missing = [name for name in names if not (folder / f"{name}.ubj").is_file()]
-    if missing:
-        raise FormatError(f"'{folder}' lacks the model '{missing[0]}.ubj'; run 'hwnas fit --device {setting.device}' again")
-    model = (
-        gpu_store.from_card(card, {name: LazyBooster(folder / f"{name}.ubj") for name in names}) if on_gpu else _read_local(card, folder)
-    )
     return Predictor(
         setting=setting,
         block=card["block"],
-        model=model,
+        model=_read_model(card, folder),
         space=card["space"],
         fingerprint=card["fingerprint"],
         profile_digest=card["profile_digest"],
         environment=card["environment"],
         digest=card["digest"],
         origin=Origin(**card["origin"]) if "origin" in card else None,
+        transferred=Transferred(**card["transferred"]) if "transferred" in card else None,
     )
 
 
-def _read_local(card: dict[str, Any], folder: Path) -> LatencyModel:
+def _on_gpu(card: Mapping[str, Any]) -> bool:
+    """Whether a model sees kernels through other columns, which `gpu_store` checks."""
+    return bool(card.get("extractor") == gpu_store.EXTRACTOR)
+
+
+def _read_model(card: Mapping[str, Any], folder: Path, prefix: str = "") -> NetworkModel:
+    """The model that a card describes, with its boosters from files of the folder whose names begin with the prefix."""
+    names = [name for kind, part in card["kinds"].items() for name in (kind, *([f"{kind}{DOUBT}"] if part.get("doubt") else []))]
+    files = {name: folder / f"{prefix}{name}.ubj" for name in names}
+    missing = [file for file in files.values() if not file.is_file()]
+    if missing:
+        raise FormatError(f"'{folder}' lacks the model '{missing[0].name}'; run 'hwnas fit' again, or transfer again")
+    boosters = {name: LazyBooster(file) for name, file in files.items()}
+    if card.get("extractor") == adapted_store.EXTRACTOR:
+        return adapted_store.from_card(card, _read_model(card["base"], folder, f"{prefix}{BASE}"), boosters)
+    return gpu_store.from_card(card, boosters) if _on_gpu(card) else _read_local(card, boosters)
+
+
+def _read_local(card: Mapping[str, Any], boosters: Mapping[str, Any]) -> LatencyModel:
     """A model that was learned from a profile."""
     kinds = {
         kind: KindModel(
-            booster=LazyBooster(folder / f"{kind}.ubj"),
-            doubt=LazyBooster(folder / f"{kind}{DOUBT}.ubj") if part.get("doubt") else None,
+            booster=boosters[kind],
+            doubt=boosters.get(f"{kind}{DOUBT}"),
             rows=part["rows"],
             low=tuple(part["low"]),
             high=tuple(part["high"]),
