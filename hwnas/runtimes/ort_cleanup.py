@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwnas.ir.node import Attrs, TensorSpec
+from hwnas.ir.node import Attrs
 from hwnas.ir.ops import single
+from hwnas.runtimes import ort_products
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_draft import Draft, Step, attributes
 
-GEMM = attributes(alpha=1.0, beta=1.0, transA=0, transB=0)
 _NO_CHANCE = np.random.default_rng(0)  # for weights that need none
 _SHARED_ELEMENTS = 8  # constants of at most so many are compared by value when equal nodes are looked for
 
@@ -183,17 +183,6 @@ def _norm(draft: Draft, step: Step) -> bool:
     return True
 
 
-def _matmul_norm(draft: Draft, step: Step) -> bool:
-    norm = draft.only_reader(step.outputs[0], "BatchNormalization")
-    weights = step.inputs[1]
-    if norm is None or not _foldable(draft, norm) or weights not in draft.constants or len(draft.shape(weights)) != 2:
-        return False
-    if draft.shape(norm.inputs[1])[0] != draft.shape(weights)[1]:
-        return False
-    draft.replace([step, norm], "Gemm", [*step.inputs, norm.inputs[2]], GEMM)
-    return True
-
-
 def _pad(draft: Draft, step: Step) -> bool:
     """Zeros around an image are the pads of the convolution or the average pool that alone reads it."""
     window = draft.only_reader(step.outputs[0], "Conv", "AveragePool")
@@ -211,36 +200,6 @@ def _pad(draft: Draft, step: Step) -> bool:
     return _drop(draft, step)
 
 
-def _gemm_sum(draft: Draft, step: Step) -> bool:
-    after = draft.only_reader(step.outputs[0], "Sum")
-    if after is None or len(step.inputs) != 2 or len(after.inputs) != 2:
-        return False
-    other = draft.other(after, step.outputs[0])
-    if draft.shape(after.outputs[0]) != draft.shape(step.outputs[0]):
-        return False
-    draft.replace([step, after], "Gemm", [*step.inputs, other], step.attrs)
-    return True
-
-
-def gemm_transpose(draft: Draft, step: Step) -> bool:
-    """A matrix product reads, or writes, a transposed matrix."""
-    changed = False
-    for position, flag in ((0, "transA"), (1, "transB")):
-        before = draft.writer.get(step.inputs[position])
-        if before is not None and before.op == "Transpose" and before.outputs[0] not in draft.outputs:
-            step.set(**{flag: 1 - step.attr(flag)})
-            draft.set_input(step, position, before.inputs[0])
-            if not draft.edges(before.outputs[0]):
-                draft.remove(before, step)
-            changed = True
-    after = draft.only_reader(step.outputs[0], "Transpose") if len(step.inputs) == 2 else None
-    if after is not None:
-        attrs = attributes(**{**dict(step.attrs), "transA": 1 - step.attr("transB"), "transB": 1 - step.attr("transA")})
-        draft.replace([step, after], "Gemm", step.inputs[::-1], attrs)
-        changed = True
-    return changed
-
-
 _RULES: Mapping[str, tuple[_Rule, ...]] = {
     "Identity": (_Rule("", _copy),),
     "Cast": (_Rule("Noop", _cast),),
@@ -248,16 +207,16 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
     **dict.fromkeys(("Add", "Sub", "Mul"), (_Rule("Noop", _noop),)),
     "Div": (_Rule("Noop", _noop), _Rule("DivMul", _inverse)),
     "Relu": (_Rule("ReluClip", _relu),),
-    "Gemm": (_Rule("GemmSum", _gemm_sum), _Rule("GemmTranspose", gemm_transpose)),
+    "Gemm": (_Rule("GemmSum", ort_products.add_sum), _Rule("GemmTranspose", ort_products.gemm_transpose)),
     "Not": (_Rule("NotWhere", _not),),
     "Conv": (_Rule("ConvAdd", _conv_add), _Rule("ConvMul", _conv_mul), _Rule("ConvNorm", _norm)),
     "ConvTranspose": (_Rule("ConvTransposeNorm", _norm),),
     "Pad": (_Rule("Pad", _pad),),
-    "MatMul": (_Rule("MatMulNorm", _matmul_norm),),
+    "MatMul": (_Rule("MatMulNorm", ort_products.matmul_norm),),
 }
 
 
-# ---- equal nodes, matrix products with a bias, reshapes
+# ---- equal nodes, reshapes, casts
 
 
 def fold(draft: Draft) -> bool:
@@ -298,66 +257,6 @@ def _identity(draft: Draft, value: str) -> object:
     if weight is None or (weight.init == "he" and weight.value is None) or weight.spec.numel > _SHARED_ELEMENTS:
         return value
     return weight.spec, weight.draw(_NO_CHANCE).tobytes()
-
-
-def add_bias(draft: Draft, *, keep_attention: bool) -> bool:
-    """A matrix product and the addition of a bias are a Gemm; one of more than two dimensions stands between reshapes.
-
-    Args:
-        draft: is changed.
-        keep_attention: whether products that may belong to an attention block (of a normalisation before it) stay for the time being.
-    """
-    changed = False
-    behind: set[int] = set()  # additions that end an attention block some of whose products were met
-    for step in draft.of("MatMul", ordered=True):
-        after = draft.only_reader(step.outputs[0], "Add")
-        left, right = step.inputs
-        if after is None or len(draft.shape(right)) != 2 or draft.specs[left].dtype != "float32":
-            continue
-        bias, rows = draft.other(after, step.outputs[0]), draft.shape(left)
-        columns = draft.shape(right)[1]
-        if len(rows) == 2:
-            fits = draft.shape(bias) in ((columns,), (1, columns), (rows[0], columns), (rows[0], 1))
-        else:
-            norm = draft.writer.get(left) if keep_attention else None
-            end = _attended(draft, norm) if norm is not None else None
-            if end is not None:
-                behind.add(end.index)
-            fits = draft.shape(bias) == (columns,) and end is None and after.index not in behind
-        if not fits:
-            continue
-        _gemm(draft, step, after, bias)
-        changed = True
-    return changed
-
-
-def _gemm(draft: Draft, product: Step, addition: Step, bias: str) -> None:
-    left, right = product.inputs
-    rows, columns = draft.shape(left), draft.shape(right)[1]
-    if len(rows) == 2:
-        draft.replace([product, addition], "Gemm", [left, right, bias], GEMM)
-        return
-    flat = draft.specs[left].numel // rows[-1]
-    dtype = draft.specs[left].dtype
-    read = draft.fresh(left, TensorSpec((flat, rows[-1]), dtype))
-    write = draft.fresh(addition.outputs[0], TensorSpec((flat, columns), dtype))
-    out = addition.outputs[0]
-    nodes = [*product.nodes, *addition.nodes]
-    draft.remove(product)
-    draft.remove(addition)
-    before = draft.add("Reshape", [left], [read], attributes(shape=(flat, rows[-1])))
-    behind = draft.add("Reshape", [write], [out], attributes(shape=(*rows[:-1], columns)))
-    before.cause = behind.cause = draft.add("Gemm", [read, right, bias], [write], GEMM, nodes)
-
-
-def _attended(draft: Draft, norm: Step) -> Step | None:
-    """The addition behind an attention block before which a normalisation stands: three products and the residual read that one."""
-    readers = draft.readers.get(norm.outputs[0], [])
-    if norm.op != "LayerNormalization" or sorted(step.op for step in readers) != ["Add", "MatMul", "MatMul", "MatMul"]:
-        return None
-    total = next(step for step in readers if step.op == "Add")
-    behind = draft.writer.get(draft.other(total, norm.outputs[0]))
-    return behind if behind is not None and behind.op == "Add" else None
 
 
 def merge_reshapes(draft: Draft) -> bool:

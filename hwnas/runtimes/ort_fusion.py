@@ -17,6 +17,7 @@ from hwnas.ir import Graph, Kernel, KernelCall
 from hwnas.ir.kernel import COUNTED_WEIGHTS
 from hwnas.runtimes import ort_cleanup as cleanup
 from hwnas.runtimes import ort_layout as layout
+from hwnas.runtimes import ort_products as products
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_draft import Draft, Step
 from hwnas.runtimes.ort_patterns import recognise
@@ -81,7 +82,7 @@ def rewrite(draft: Draft, fusions: Fusions) -> None:
         changed |= "CommonSubexpression" in known and cleanup.merge_equal(draft)
         changed |= moved and cleanup.fold(draft)
         if "MatMulAdd" in known:
-            changed |= cleanup.add_bias(draft, keep_attention=True)
+            changed |= products.add_bias(draft, keep_attention=True)
         changed |= "ReshapeReshape" in known and cleanup.merge_reshapes(draft)
         changed |= recognise(draft, fusions, *early)
         moved = index == 0 and "Transposes" in known and push(draft, resize=False)
@@ -101,7 +102,7 @@ def _late(draft: Draft, fusions: Fusions, *, first: bool) -> bool:
     changed = False
     if "GemmTranspose" in known:
         for step in draft.of("Gemm"):
-            changed |= cleanup.gemm_transpose(draft, step)
+            changed |= products.gemm_transpose(draft, step)
     if first and "Transposes" in known:
         changed |= push(draft, resize=True)
     changed |= layout.activate(draft, fusions)
@@ -113,7 +114,7 @@ def _late(draft: Draft, fusions: Fusions, *, first: bool) -> bool:
             changed |= step.index in draft.steps and slices_to_split(draft, step)
     changed |= recognise(draft, fusions, "MatMulTranspose", "BiasGelu")
     if "MatMulAdd" in known:
-        changed |= cleanup.add_bias(draft, keep_attention=False)
+        changed |= products.add_bias(draft, keep_attention=False)
     return changed | recognise(
         draft, fusions, "SkipLayerNormalization", "BiasSkipLayerNormalization", "FastGelu", "QuickGelu", "MatMulScale"
     )

@@ -228,6 +228,8 @@ class _Blocking:
         writer = self.draft.writer.get(value)
         if writer is None or writer.layout != self.layout or writer.op not in ("Conv", "BatchNormalization", "Mul"):
             return None
+        if writer.op == "Mul" and self.draft.constant_of(writer) is None:
+            return None  # not a factor for each channel
         if self.uses[value] != uses or any(op != "Add" for op in writer.fused):
             return None
         return writer

@@ -1,4 +1,4 @@
-"""Matrix products that transpose and scale what they read, which ONNX Runtime makes of products behind Transposes and factors."""
+"""Matrix products as ONNX Runtime computes them: with what is added behind them, transposing and scaling what they read and write."""
 
 from __future__ import annotations
 
@@ -6,9 +6,124 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from hwnas.ir.node import TensorSpec
 from hwnas.runtimes.ort_draft import Draft, Step, attributes
 
+GEMM = attributes(alpha=1.0, beta=1.0, transA=0, transB=0)
 _PLAIN = attributes(alpha=1.0, transA=0, transB=0, transBatchA=0, transBatchB=0)
+
+
+# ---- a Gemm
+
+
+def matmul_norm(draft: Draft, step: Step) -> bool:
+    """A batch normalisation behind the product with a matrix is part of it."""
+    norm = draft.only_reader(step.outputs[0], "BatchNormalization")
+    weights = step.inputs[1]
+    if norm is None or len(draft.shape(weights)) != 2 or not draft.constants.issuperset([weights, *norm.inputs[1:]]):
+        return False
+    if draft.shape(norm.inputs[1])[0] != draft.shape(weights)[1]:
+        return False
+    draft.replace([step, norm], "Gemm", [*step.inputs, norm.inputs[2]], GEMM)
+    return True
+
+
+def add_sum(draft: Draft, step: Step) -> bool:
+    """A Sum of two behind a Gemm without a bias is its bias."""
+    after = draft.only_reader(step.outputs[0], "Sum")
+    if after is None or len(step.inputs) != 2 or len(after.inputs) != 2:
+        return False
+    other = draft.other(after, step.outputs[0])
+    if draft.shape(after.outputs[0]) != draft.shape(step.outputs[0]):
+        return False
+    draft.replace([step, after], "Gemm", [*step.inputs, other], step.attrs)
+    return True
+
+
+def _is_swap(step: Step) -> bool:
+    return step.op == "Transpose" and step.attr("perm") == (1, 0)
+
+
+def gemm_transpose(draft: Draft, step: Step) -> bool:
+    """A matrix product reads, or writes, a transposed matrix."""
+    changed = False
+    for position, flag in ((0, "transA"), (1, "transB")):
+        before = draft.writer.get(step.inputs[position])
+        if before is not None and _is_swap(before) and before.outputs[0] not in draft.outputs:
+            step.set(**{flag: 1 - step.attr(flag)})
+            draft.set_input(step, position, before.inputs[0])
+            if not draft.edges(before.outputs[0]):
+                draft.remove(before, step)
+            changed = True
+    after = draft.only_reader(step.outputs[0], "Transpose") if len(step.inputs) == 2 else None
+    if after is not None and _is_swap(after):
+        attrs = attributes(**{**dict(step.attrs), "transA": 1 - step.attr("transB"), "transB": 1 - step.attr("transA")})
+        draft.replace([step, after], "Gemm", step.inputs[::-1], attrs)
+        changed = True
+    return changed
+
+
+def add_bias(draft: Draft, *, keep_attention: bool) -> bool:
+    """A matrix product and the addition of a bias are a Gemm; one of more than two dimensions stands between reshapes.
+
+    Args:
+        draft: is changed.
+        keep_attention: whether products that may belong to an attention block (of a normalisation before it) stay for the time being.
+    """
+    changed = False
+    behind: set[int] = set()  # additions that end an attention block some of whose products were met
+    for step in draft.of("MatMul", ordered=True):
+        after = draft.only_reader(step.outputs[0], "Add")
+        left, right = step.inputs
+        if after is None or len(draft.shape(right)) != 2 or draft.specs[left].dtype != "float32":
+            continue
+        bias, rows = draft.other(after, step.outputs[0]), draft.shape(left)
+        columns = draft.shape(right)[1]
+        if len(rows) == 2:
+            fits = draft.shape(bias) in ((columns,), (1, columns), (rows[0], columns), (rows[0], 1))
+        else:
+            norm = draft.writer.get(left) if keep_attention else None
+            end = _attended(draft, norm) if norm is not None else None
+            if end is not None:
+                behind.add(end.index)
+            fits = draft.shape(bias) == (columns,) and end is None and after.index not in behind
+        if not fits:
+            continue
+        _gemm(draft, step, after, bias)
+        changed = True
+    return changed
+
+
+def _gemm(draft: Draft, product: Step, addition: Step, bias: str) -> None:
+    left, right = product.inputs
+    rows, columns = draft.shape(left), draft.shape(right)[1]
+    if len(rows) == 2:
+        draft.replace([product, addition], "Gemm", [left, right, bias], GEMM)
+        return
+    flat = draft.specs[left].numel // rows[-1]
+    dtype = draft.specs[left].dtype
+    read = draft.fresh(left, TensorSpec((flat, rows[-1]), dtype))
+    write = draft.fresh(addition.outputs[0], TensorSpec((flat, columns), dtype))
+    out = addition.outputs[0]
+    nodes = [*product.nodes, *addition.nodes]
+    draft.remove(product)
+    draft.remove(addition)
+    before = draft.add("Reshape", [left], [read], attributes(shape=(flat, rows[-1])))
+    behind = draft.add("Reshape", [write], [out], attributes(shape=(*rows[:-1], columns)))
+    before.cause = behind.cause = draft.add("Gemm", [read, right, bias], [write], GEMM, nodes)
+
+
+def _attended(draft: Draft, norm: Step) -> Step | None:
+    """The addition behind an attention block before which a normalisation stands: three products and the residual read that one."""
+    readers = draft.readers.get(norm.outputs[0], [])
+    if norm.op != "LayerNormalization" or sorted(step.op for step in readers) != ["Add", "MatMul", "MatMul", "MatMul"]:
+        return None
+    total = next(step for step in readers if step.op == "Add")
+    behind = draft.writer.get(draft.other(total, norm.outputs[0]))
+    return behind if behind is not None and behind.op == "Add" else None
+
+
+# ---- a product that transposes and scales
 
 
 def matmul_transpose(draft: Draft, step: Step) -> bool:

@@ -18,7 +18,7 @@ _UNARY = frozenset(
     {
         *("Abs", "Cast", "Cos", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Neg", "Not"),
         *("Reciprocal", "Relu", "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "Clip"),
-        *("Ceil", "DequantizeLinear", "Elu", "Floor", "Mish", "QuantizeLinear", "Round", "Sign"),
+        *("Ceil", "DequantizeLinear", "Elu", "Floor", "IsNaN", "Mish", "QuantizeLinear", "Round", "Sign"),
     }
 )
 _BROADCAST = frozenset(
