@@ -20,6 +20,7 @@ from hwnas.cli import options
 @click.option("--share", type=options.FRACTION, default=0.25)
 @options.device
 @options.load
+@options.precision
 @options.home
 @options.as_json
 def command(**values: Any) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def test_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times and shares are read with their units; the workspace comes from the option, else from the environment."""
     monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "a"))
     assert typed() == {
-        **{"time": 90.0, "share": 0.25, "device": "cpu", "threads": 1, "batch": 1, "as_json": False},
+        **{"time": 90.0, "share": 0.25, "device": "cpu", "threads": 1, "batch": 1, "precision": "fp32", "as_json": False},
         "workspace": Workspace(tmp_path.resolve() / "a"),
     }
     found = typed("--time", "2m", "--share", "4%", "--threads", "2", "--batch", "8", "--json", "--home", str(tmp_path / "b"))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from strategies import graphs
 
 from hwnas.ir import Graph, GraphBuilder, Kernel, TensorSpec
-from hwnas.predict.features import ACTIVATIONS, CONTEXT, FEATURES, SCHEMA, Table, describe, kind_of, tabulate
+from hwnas.predict.features import ACTIVATIONS, CONTEXT, FEATURES, ROW_FLOPS, SCHEMA, Table, describe, kind_of, tabulate
 from hwnas.runtimes.ort_fusion import fuse
 
 
@@ -136,3 +136,38 @@ def test_proportions_are_kept() -> None:
     one, two = (describe(kernels(block_of_a_network(batch))[1]) for batch in (1, 2))
     assert two.flops == 2 * one.flops
     assert log(two.bytes / one.bytes) < log(2)
+
+
+def grouped(inside: int, out: int, groups: int, precision: str = "int8") -> Kernel:
+    """A 3x3 convolution to 6x6 pixels."""
+    dtype, weight = ("uint8", "int8") if precision == "int8" else ("float32", "float32")
+    return Kernel(
+        op="Conv",
+        inputs=(TensorSpec((2, inside, 6, 6), dtype),),
+        weights=(TensorSpec((out, inside // groups, 3, 3), weight),),
+        outputs=(TensorSpec((2, out, 6, 6), dtype),),
+        attrs=(("group", groups), ("kernel_shape", (3, 3)), ("strides", (1, 1))),
+        precision=precision,
+    )
+
+
+def test_precisions_do_not_mix() -> None:
+    """A kernel in 8 bits has a model of its own, and its tensors count as the bytes that they are."""
+    whole, short = describe(grouped(8, 8, 1, "fp32")), describe(grouped(8, 8, 1))
+    assert (whole.kind, short.kind) == ("Conv-dense", "int8-Conv-dense")
+    assert (whole.flops, whole.bytes) == (short.flops, 4 * short.bytes)
+
+
+def test_a_depthwise_convolution_has_as_many_channels_behind_as_before() -> None:
+    """With several outputs for each input channel it runs as a grouped one."""
+    assert kind_of(grouped(8, 8, 8, "fp32")) == "Conv-depthwise"
+    assert kind_of(grouped(8, 24, 8, "fp32")) == "Conv-grouped"
+    assert kind_of(grouped(24, 8, 8, "fp32")) == "Conv-grouped"
+
+
+def test_a_row_of_a_grouped_convolution_in_8_bits_has_a_least_cost() -> None:
+    """Its bound counts rows of groups, not their few products; the features stay what they were."""
+    few, more = describe(grouped(16, 8, 8)), describe(grouped(24, 16, 8))
+    assert few.flops == more.flops == ROW_FLOPS * 8 * 2 * 36
+    assert few.values[FEATURES.index("flops")] < more.values[FEATURES.index("flops")] < few.flops
+    assert describe(grouped(24, 8, 8, "fp32")).flops == describe(grouped(24, 8, 8, "fp32")).values[FEATURES.index("flops")]

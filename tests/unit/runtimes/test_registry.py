@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hwnas.errors import MissingExtraError, UsageError
-from hwnas.runtimes import registry
+from hwnas.runtimes import ort_int8_fusion, registry
 from hwnas.runtimes.ort_fusion import fuse
 
 
@@ -17,6 +17,13 @@ def test_a_runtime_by_name() -> None:
     runtime = registry.make(name, 1)
     assert (runtime.name, runtime.threads) == (name, 1)
     assert registry.fuser(name) is fuse
+    assert registry.fuser(name, "int8") is ort_int8_fusion.fuse
+
+
+def test_a_precision_whose_kernels_nobody_knows() -> None:
+    """It is refused with those that are known."""
+    with pytest.raises(UsageError, match="does not know which kernels 'onnxruntime-cpu' runs in 'fp16'; it knows: onnxruntime-cpu in fp32"):
+        registry.fuser("onnxruntime-cpu", "fp16")
 
 
 def test_an_unknown_runtime() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_space import TinySpace
 
 from hwnas import __version__
 from hwnas.errors import DeviceUnavailable, UsageError
-from hwnas.workflows.context import device_and_runtime, setting_of, space_for, versions
+from hwnas.workflows.context import device_and_runtime, roofline_of, setting_of, space_for, versions
 
 TINY = f"{Path(__file__).parents[2] / 'tiny_space.py'}:TinySpace"
 
@@ -54,3 +55,11 @@ def test_versions() -> None:
     found = versions()
     assert found["hwnas"] == __version__
     assert {"python", "os", "numpy", "onnx", "onnxruntime", "torch"} <= set(found)
+
+
+@pytest.mark.parametrize(("precision", "threads", "rate"), [("fp32", 1, 50.0), ("fp32", 2, 100.0), ("int8", 1, 100.0), ("fp16", 1, 50.0)])
+def test_the_roofline_is_that_of_the_precision(precision: str, threads: int, rate: float) -> None:
+    """The threads' share of what all units do at their best; the rate of fp32 where the device does not say."""
+    setting = SimpleNamespace(precision=precision, threads=threads)
+    profile = SimpleNamespace(device={"peak_flops": {"fp32": 100.0, "int8": 200.0}, "units": 2}, setting=setting)
+    assert roofline_of(profile).flops_per_s == rate
