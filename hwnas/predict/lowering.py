@@ -11,12 +11,11 @@ once for each way in which a kernel ends the one and kernels begin the other; wh
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hwnas.ir import Graph, GraphBuilder, Kernel, KernelCall, Node, TensorSpec
+from hwnas.ir import Graph, GraphBuilder, Kernel, KernelCall, TensorSpec
 from hwnas.spaces.base import Layer, WholeNetwork
 from hwnas.spaces.blocks import BlockIndex
 
@@ -66,9 +65,9 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Lowered:
-    """What became of a block, or of several: kernels of each, what reads the input of the last one, what writes its output."""
+    """What became of layers: numbers of the kernels of each, ascending; what reads the input of the last one; what writes its output."""
 
-    kernels: tuple[Counter[Kernel], ...]
+    kernels: tuple[tuple[int, ...], ...]
     head: Hashable
     tail: Hashable
     probed: Hashable
@@ -118,9 +117,8 @@ class Lowering:
         lowered = self._lower(state, number, last)
         if lowered is None:
             return Unit((), state, last)
-        kernels = tuple(self._number(kernel) for kernel in lowered.kernels[0].elements())
         after = START if last else self._state(state, number, lowered)
-        return Unit(kernels, after, state != START and self._entangle(state, number, last, lowered))
+        return Unit(lowered.kernels[0], after, state != START and self._entangle(state, number, last, lowered))
 
     def _layer(self, number: int) -> tuple[Layer, TensorSpec]:
         """A block's layer and what it reads."""
@@ -195,36 +193,32 @@ class Lowering:
         """Lowers layers behind others, and before a probe unless they end the network; None where they write no nodes."""
         b = GraphBuilder("blocks")
         x = b.input("x", spec.shape, spec.dtype)
-        read, ends = x, []
+        values, ends = [x], []
         for layer in (*before, *layers):
-            read, x = x, layer.emit(b, x)
+            values.append(layer.emit(b, values[-1]))
             ends.append(b.nodes)
         if ends[-1] == (ends[-2] if len(ends) > 1 else 0):
             return None
-        written = x
-        graph = b.finish(x if last else PROBE.emit(b, x))
-        calls = self._kernels_of(graph)
-        owner = [bisect_right(ends, min(graph.positions[name] for name in call.nodes)) for call in calls]
-        end = len(ends)
-        return _Lowered(
-            kernels=tuple(
-                Counter(call.kernel for call, whose in zip(calls, owner, strict=True) if whose == i) for i in range(len(before), end)
-            ),
-            head=tuple(
-                (whose - end, *_look(graph, call))
-                for call, whose in zip(calls, owner, strict=True)
-                if call.output == read or any(read in node.inputs for node in _nodes(graph, call))
-            ),
-            tail=tuple(_look(graph, call) for call in calls if graph.producers[written].name in call.nodes),
-            probed=tuple(_look(graph, call) for call, whose in zip(calls, owner, strict=True) if whose == end),
-        )
-
-
-def _nodes(graph: Graph, call: KernelCall) -> list[Node]:
-    return [graph.nodes[graph.positions[name]] for name in call.nodes]
+        graph = b.finish(values[-1] if last else PROBE.emit(b, values[-1]))
+        read, written = values[-2:]
+        kernels: list[list[int]] = [[] for _ in ends]
+        head, tail, probed = [], [], []
+        for call in self._kernels_of(graph):
+            owner = bisect_right(ends, graph.positions[call.nodes[0]]) - len(ends)
+            if owner < 0:
+                kernels[owner].append(self._number(call.kernel))
+            else:
+                probed.append(_look(graph, call))
+            if call.output == read or any(read in graph.nodes[graph.positions[name]].inputs for name in call.nodes):
+                head.append((owner, *_look(graph, call)))
+            if graph.producers[written].name in call.nodes:
+                tail.append(_look(graph, call))
+        found = tuple(tuple(sorted(numbers)) for numbers in kernels[len(before) :])
+        return _Lowered(kernels=found, head=tuple(head), tail=tuple(tail), probed=tuple(probed))
 
 
 def _look(graph: Graph, call: KernelCall) -> tuple[Hashable, ...]:
     """A kernel without its sizes."""
     kernel = call.kernel
-    return kernel.op, kernel.fused, kernel.layout, kernel.precision, tuple(node.op for node in _nodes(graph, call))
+    members = tuple(graph.nodes[graph.positions[name]].op for name in call.nodes)
+    return kernel.op, kernel.fused, kernel.layout, kernel.precision, members
