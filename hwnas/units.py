@@ -141,14 +141,19 @@ def format_quantity(value: float, kind: Kind, digits: int = 3) -> str:
     """
     if not isfinite(value):
         return str(value)
-    size = abs(float(f"{value:.{digits - 1}e}"))
+    size = _rounded(abs(value), digits)
     scale, unit = unit_for(size, kind)
-    number = size / scale
+    number = _rounded(abs(value) / scale, digits)  # from the value: rounding twice would lose half a digit more
     decimals = max(0, digits - 1 - floor(log10(number))) if number else 0
     text = f"{number:.{decimals}f}"
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return f"{'-' if value < 0 and size else ''}{text} {unit}".rstrip()
+
+
+def _rounded(value: float, digits: int) -> float:
+    """To so many significant digits."""
+    return float(f"{value:.{digits - 1}e}")
 
 
 def format_seconds(value: float, digits: int = 3) -> str:
