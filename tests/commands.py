@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,9 +81,15 @@ def start(*words: str | Path, largest_file: int | None = None) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_heed_interrupts,
     )
     _started.append(process)
     return process
+
+
+def _heed_interrupts() -> None:
+    """A shell lets what it runs in the background ignore Control-C, and so would all that is started from there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def reap() -> None:
