@@ -47,7 +47,12 @@ def devices(as_json: bool) -> None:
 @options.device
 @options.load
 @options.precision
-@click.option("--space", default="mobilenet", show_default=True, help="Networks to measure: a space's name, or path.py:Class.")
+@click.option(
+    "--space",
+    default="generic",
+    show_default=True,
+    help="Networks to measure: 'generic' to predict any ONNX file; the name or path.py:Class of a space to predict its networks best.",
+)
 @click.option("--max-time", type=options.SECONDS, default="90s", show_default=True, help="Stop after this time, such as 90s or 5m.")
 @click.option(
     "--target-error", type=options.FRACTION, default="1.5%", show_default=True, help="Stop when the mean error on unseen networks is below."

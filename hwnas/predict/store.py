@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -180,7 +181,7 @@ def load(workspace: Workspace, setting: Setting, space: str | None = None) -> Pr
     there = f"there are: {', '.join(known)}" if known else "there is none yet"
     raise NotFoundError(
         f"no latency predictor for '{setting.device}' with {setting.key}; {there}; run 'hwnas profile --device {setting.device} "
-        f"{options_of(setting)}'"
+        f"{options_of(setting)} --space {shlex.quote(space or GENERIC)}'"
     )
 
 

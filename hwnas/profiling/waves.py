@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.errors import MeasurementError
 from hwnas.ir import Graph
 from hwnas.ir.node import Array
 from hwnas.runtimes.base import KernelTime, Model, Runtime, Session
@@ -106,10 +107,15 @@ class Slowdowns:
             networks: of every network, by round, its durations in s.
             reference: says what undisturbed is for the same canaries, such as that of the profile which is to be checked; by default the
                 calmest quarter of the rounds does.
+
+        Raises:
+            MeasurementError: the reference is of other canaries.
         """
         rows = [(item, number, seconds) for number, row in canaries.items() for item, seconds in enumerate(row)]
         watched = max((item for item, _, _ in rows), default=-1) + 1
         rows += [(watched + i, number, seconds) for i, visits in enumerate(networks) for number, seconds in visits.items()]
+        if reference is not None:
+            reference.require(watched)
         if not canaries:
             return cls(level=np.zeros(0), log_factor={})
         numbers = sorted({number for _, number, _ in rows})
@@ -122,6 +128,18 @@ class Slowdowns:
         level, factor = _two_way(seen, reference.level if reference else np.zeros(0))
         best = 0.0 if reference else float(np.quantile(factor, UNDISTURBED))
         return cls(level=level[:watched] + best, log_factor=dict(zip(numbers, (factor - best).tolist(), strict=True)))
+
+    def require(self, canaries: int) -> None:
+        """Makes sure that so many canaries can be compared with these.
+
+        Raises:
+            MeasurementError: these are others.
+        """
+        if len(self.level) != canaries:
+            raise MeasurementError(
+                f"the profile was measured beside {len(self.level)} canaries and this hwnas measures beside {canaries}, which cannot be "
+                f"compared; profile again with 'hwnas profile'"
+            )
 
     def factor(self, number: int) -> float:
         """How many times slower than undisturbed a round was; 1 for a round of which nothing is known."""

@@ -253,13 +253,14 @@ def compare(
         networks: how many to measure again.
 
     Raises:
-        MeasurementError: the space makes other networks than when it was profiled.
+        MeasurementError: the space makes other networks than when it was profiled, or an earlier hwnas measured beside other canaries.
     """
     load = device.state().load
     chosen = _spread_out(profile.networks, networks)
     graphs = [_again(profile, space, network) for network in chosen]
     precision = profile.setting.precision
     watch = canaries(space, batch=profile.setting.batch)
+    profile.slowdowns.require(len(watch))
     together = measure_together(runtime, graphs, watch, rounds=ROUNDS, precision=precision)
     stages = [Stage.build(runtime, graph, precision=precision, seed=0) for graph in graphs]
     times = [stage.kernel_times(KERNEL_RUNS) for stage in stages]

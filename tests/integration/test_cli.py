@@ -72,7 +72,7 @@ def test_a_device_that_is_not_here(tmp_path: Path) -> None:
 def test_no_predictor_yet(verb: str, tmp_path: Path) -> None:
     """Without a predictor for the setting: which there are, and the command that makes it."""
     files = ("model.onnx",) if verb == "predict" else ()
-    remedy = "run 'hwnas profile --device cpu --threads 1 --batch 7'"
+    remedy = "run 'hwnas profile --device cpu --threads 1 --batch 7 --space "
     refused(invoke(verb, *files, "--batch", "7", "--home", tmp_path), 1, "onnxruntime-cpu-t1-b7-fp32", remedy)
 
 

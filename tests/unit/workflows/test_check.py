@@ -241,6 +241,14 @@ def test_a_space_that_has_changed_cannot_be_measured_again(profile: Profile, gen
         compare(profile, Renewed(genes), FakeDevice(), device_on_paper(), environment=VERSIONS, networks=5)
 
 
+def test_a_profile_beside_other_canaries_cannot_be_compared(profile: Profile) -> None:
+    """Such as one of an earlier version: one line before anything is measured, and no pairing of different networks."""
+    level = profile.slowdowns.level
+    earlier = replace(profile, canaries={number: row[:4] for number, row in profile.canaries.items()})
+    with pytest.raises(MeasurementError, match=rf"beside 4 canaries and this hwnas measures beside {len(level)}, .*; profile again"):
+        checked(earlier, device_on_paper())
+
+
 def test_a_check_needs_a_profile_and_some_networks(tmp_path: Path) -> None:
     """Both are one line with a remedy."""
     with pytest.raises(NotFoundError, match="run 'hwnas profile --device cpu"):
