@@ -67,34 +67,96 @@ class DeviceState:
         temperature_c: of the die.
         load: share of the device that others used just before, 0-1.
         governor: the policy that sets the clock.
+        memory_clock_hz: of the device memory now.
+        power_w: of the whole board now, as its sensor averages it.
+        clock_events: why the clock is not higher, such as `hardware thermal slowdown`; empty where nothing holds it back.
+        driver: its version.
+        mig: whether the card is split into instances.
+        others: compute processes on the card, other than this one.
+        unsupported: the fields that the device was asked for and does not tell.
     """
 
     clock_hz: float | None = None
     temperature_c: float | None = None
     load: float | None = None
     governor: str | None = None
+    memory_clock_hz: float | None = None
+    power_w: float | None = None
+    clock_events: tuple[str, ...] | None = None
+    driver: str | None = None
+    mig: bool | None = None
+    others: int | None = None
+    unsupported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Energy that a meter read, in J above nothing (gross)."""
+    """Energy that a meter read, in J above nothing (gross).
+
+    Attributes:
+        joules: how much.
+        uncertainty: of it, in J, as a standard deviation.
+        notes: what does not make it wrong but should be known, such as `software power cap`.
+    """
 
     joules: float
     uncertainty: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """There is no reading, and why. Never counted as 0 J."""
+    """There is no reading, and why. Never counted as 0 J.
+
+    Attributes:
+        reason: one clause.
+        passing: the reason may be gone in a while, such as a card that is too hot.
+    """
 
     reason: str
+    passing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence:
+    """How a meter's reading follows the truth.
+
+    Attributes:
+        period_s: time between two renewals of the reading.
+        seen_s: part of every period that the meter looks at.
+        lag_s: time for which a reading still speaks of what was before.
+    """
+
+    period_s: float
+    seen_s: float
+    lag_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seen_s <= self.period_s or self.lag_s < 0:
+            raise ValueError(f"a meter sees a part of each period, and then lags: got {self}")
+
+    @property
+    def part_time(self) -> bool:
+        """Whether work can hide in what the meter does not look at."""
+        return self.seen_s < self.period_s
 
 
 class EnergyMeter(Protocol):
     """Reads the energy that a device used between `start` and `stop`.
 
-    Both are called with the device idle and synchronised. `stop` answers `Unavailable` when the reading cannot be trusted.
+    Both are called with the device synchronised: what was launched has finished. One window is open at a time. `stop` answers
+    `Unavailable` when the reading cannot be trusted; `hwnas.devices.energy.measure` is the way to a network's energy from there.
     """
+
+    @property
+    def source(self) -> str:
+        """What it reads: `nvml-counter`, `rapl`. Energies of two sources are different quantities."""
+        ...
+
+    @property
+    def cadence(self) -> Cadence:
+        """How its reading follows the truth."""
+        ...
 
     def start(self) -> None:
         """Begins a window."""

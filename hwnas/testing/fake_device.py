@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
 from typing import TypeVar
 
-from hwnas.devices import DeviceSpec, DeviceState, Energy, EnergyMeter, Unavailable
+from hwnas.devices import Cadence, DeviceSpec, DeviceState, Energy, EnergyMeter, Unavailable
 
 T = TypeVar("T")
 
@@ -60,6 +60,9 @@ class FakeMeter:
     Args:
         readings: what each window gives; the last one is repeated.
     """
+
+    source = "fake"
+    cadence = Cadence(period_s=0.1, seen_s=0.1)
 
     def __init__(self, readings: Iterable[Energy | Unavailable]) -> None:
         self._readings = _then_the_last(readings)
