@@ -18,8 +18,9 @@ from hwnas.errors import DeviceUnavailable, one_line, require
 PowerReading = Literal["usage", "average", "instant"]
 """Which of a card's power readings: the one that all have, or one of the two that Hopper and later tell apart."""
 
-# nvml.h, nvmlClocksEventReasons; an idle card is not held back
+# nvml.h, nvmlClocksEventReasons
 EVENTS = {
+    0x1: "idle",
     0x2: "applications clock setting",
     0x4: "software power cap",
     0x8: "hardware slowdown",
@@ -32,7 +33,7 @@ EVENTS = {
 SLOWDOWNS = frozenset({EVENTS[0x8], EVENTS[0x20], EVENTS[0x40], EVENTS[0x80]})
 """Events under which what a card does is not what it would do."""
 
-POWER_CAP = EVENTS[0x4]
+IDLE, POWER_CAP = EVENTS[0x1], EVENTS[0x4]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
