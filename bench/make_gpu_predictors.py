@@ -29,6 +29,7 @@ from hwnas.predict.model import LEVEL, HeldOut
 from hwnas.predict.predictor import Origin
 from hwnas.profiling import Setting
 from hwnas.profiling.store import GENERIC
+from hwnas.runtimes.fusions import UNFUSED
 from hwnas.runtimes.registry import EAGER
 
 FAMILY = "Volta and later"
@@ -104,7 +105,7 @@ def main() -> None:
         spec = catalogue.entry(device).part().spec
         predictor = Predictor(
             setting=Setting(device=device, runtime=EAGER, batch=store.ANY_BATCH),
-            block=1,
+            fusions=UNFUSED,
             model=replace(model, spec=spec),
             space=GENERIC,
             fingerprint=spec.fingerprint,

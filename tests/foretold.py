@@ -53,7 +53,7 @@ def assert_foretold(graph: Graph, runtime: OrtRuntime) -> None:
     calls = fuse(graph, runtime.fusions)
     assert Counter(calls) == Counter(dict.fromkeys(found.calls.values()).keys())
     for name, event in events.items():
-        assert_shapes(found.calls[name], event, runtime.block)
+        assert_shapes(found.calls[name], event, runtime.fusions.block)
     assert_every_node_once(graph, calls)
     assert_runs_in_order(graph, nodes)
 

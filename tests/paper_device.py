@@ -16,6 +16,7 @@ from hwnas.predict.roofline import Roofline
 from hwnas.profiling import NetworkRecord, Setting
 from hwnas.profiling.store import Raw, records_of
 from hwnas.profiling.waves import Pooled, Slowdowns
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_fusion import fuse
 
 BLOCK = 8
@@ -46,13 +47,15 @@ def latency_s(kernels: Sequence[Kernel]) -> float:
     return (CALL_S + sum(map(kernel_s, kernels))) * (1 + 0.02 * log(weights / 1e5)) * noise("".join(map(text_of, kernels)), 0.01)
 
 
-def measured(count: int, *, seed: int = 0, space: str = "mobilenet-small", median: float = 1.0) -> list[NetworkRecord]:
+def measured(
+    count: int, *, seed: int = 0, space: str = "mobilenet-small", median: float = 1.0, fusions: Fusions | int = BLOCK
+) -> list[NetworkRecord]:
     """Random networks of a space as a profile would hold them; their median is so many times their p10."""
     source = spaces.load(space)
     rows = []
     for i in range(count):
         genotype = source.canonical(source.sample(np.random.default_rng([seed, i])))
-        calls = fuse(source.graph(genotype), BLOCK)
+        calls = fuse(source.graph(genotype), fusions)
         seconds = latency_s([call.kernel for call in calls]) * np.array([1.0] * 2 + [median] * 8)
         pooled = Pooled.from_samples(seconds, np.zeros(10, np.int64), Slowdowns.of({}))
         rows.append(Raw(i, genotype, pooled, [(call, kernel_s(call.kernel)) for call in calls], round(CALL_S * 1e9)))

@@ -14,6 +14,7 @@ from hwnas.predict.estimate import Estimate
 from hwnas.predict.features import Matrix, tabulate
 from hwnas.predict.model import LEVEL, NetworkModel
 from hwnas.profiling import Setting
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.registry import fuser
 
 
@@ -76,7 +77,7 @@ class Predictor:
 
     Attributes:
         setting: device, runtime, threads, batch, precision.
-        block: channels per block of the runtime's layout on that device.
+        fusions: what the runtime fuses on that device.
         model: what was learned.
         space: whose networks it learned from.
         fingerprint: of the device that was measured.
@@ -88,7 +89,7 @@ class Predictor:
     """
 
     setting: Setting
-    block: int
+    fusions: Fusions
     model: NetworkModel
     space: str
     fingerprint: str
@@ -108,8 +109,8 @@ class Predictor:
         return f"predicted from profile {self.setting.device}/{self.setting.key} ({self.space})"
 
     def kernels(self, graph: Graph) -> tuple[KernelCall, ...]:
-        """The kernels that the runtime makes of a graph."""
-        return fuser(self.setting.runtime, self.setting.precision)(graph, self.block)
+        """The kernels that the runtime makes of a graph on the device that was measured, which need not be here."""
+        return fuser(self.setting.runtime, self.setting.precision)(graph, self.fusions)
 
     def estimate(self, graphs: Sequence[Graph], *, strict: bool = False) -> list[Estimate]:
         """Latency of networks, in their order; all kernels are predicted in one batch per kind.

@@ -25,6 +25,7 @@ from hwnas.predict.predictor import Origin, Predictor, Transferred
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import Setting
 from hwnas.profiling.store import GENERIC, options_of, slug
+from hwnas.runtimes.fusions import Fusions
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 had one predictor per setting, and no difficulty
@@ -92,7 +93,7 @@ def save(predictor: Predictor, tree: Path) -> Path:
             "space": predictor.space,
             "fingerprint": predictor.fingerprint,
             "profile_digest": predictor.profile_digest,
-            "block": predictor.block,
+            **predictor.fusions.as_entries(),
             "setting": asdict(predictor.setting),
             "environment": dict(predictor.environment),
             **({"origin": asdict(predictor.origin)} if predictor.origin else {}),
@@ -248,7 +249,7 @@ def _read(folder: Path, setting: Setting) -> Predictor:
         )
     return Predictor(
         setting=setting,
-        block=card["block"],
+        fusions=Fusions.from_entries(card),
         model=_read_model(card, folder),
         space=card["space"],
         fingerprint=card["fingerprint"],

@@ -12,6 +12,7 @@ import numpy as np
 
 from hwnas.ir import KernelCall
 from hwnas.profiling.waves import Floats, Pooled, Slowdowns, by_round
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.samples import Samples
 
 
@@ -124,7 +125,7 @@ class Profile:
         fingerprint: of the device.
         device: its spec as plain values.
         environment: versions of what the figures depend on.
-        block: channels per block of the runtime's layout.
+        fusions: what the runtime fuses on that device.
         networks: as measured.
         canaries: durations of every canary in each round, in s.
         curve: error against time.
@@ -138,7 +139,7 @@ class Profile:
     fingerprint: str
     device: Mapping[str, Any]
     environment: Mapping[str, str]
-    block: int
+    fusions: Fusions
     networks: Sequence[NetworkRecord]
     canaries: Mapping[int, Sequence[Floats]] = field(default_factory=dict)
     curve: Sequence[CurvePoint] = ()

@@ -28,6 +28,7 @@ from hwnas.ir import Kernel, KernelCall
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, Setting, attribute, profiler_cost_s
 from hwnas.profiling.waves import Floats, Pooled, Rounds, Slowdowns, Visit, by_round
 from hwnas.runtimes.base import KernelTime
+from hwnas.runtimes.fusions import Fusions
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 had one profile per setting
@@ -112,7 +113,7 @@ class ProfileStore:
             "space": profile.space,
             "seed": profile.seed,
             "fingerprint": profile.fingerprint,
-            "block": profile.block,
+            **profile.fusions.as_entries(),
             "networks": len(profile.networks),
             "spent_s": profile.spent_s,
             "ended_by": profile.ended_by,
@@ -179,7 +180,7 @@ class ProfileStore:
                 fingerprint=entry["fingerprint"],
                 device=text["device"],
                 environment=entry["environment"],
-                block=entry["block"],
+                fusions=Fusions.from_entries(entry),
                 networks=_networks(tables["networks"], tables["kernels"], canaries),
                 canaries=canaries,
                 curve=tuple(CurvePoint(**point) for point in entry["curve"]),

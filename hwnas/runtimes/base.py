@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hwnas.ir import Graph, KernelCall
 from hwnas.ir.node import Array
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.samples import Samples, StoppingRule
 
 Model = Graph | bytes | Path
@@ -70,8 +71,8 @@ class Runtime(Protocol):
     threads: int
 
     @property
-    def block(self) -> int:
-        """Channels per block of the layout in which its convolutions work on this device; 1 where there is none."""
+    def fusions(self) -> Fusions:
+        """What it fuses on this device."""
         ...
 
     def call_s(self) -> float:

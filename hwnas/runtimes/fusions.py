@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hwnas.errors import UsageError, did_you_mean
+from hwnas.errors import FormatError, did_you_mean
 
 PATTERNS = frozenset(
     {
@@ -74,24 +74,41 @@ class Fusions:
         """The facts themselves; a bare number is the block of an otherwise usual runtime."""
         return cls(block=facts) if isinstance(facts, int) else facts
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, sets as sorted lists, for a file."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: sorted(value) if isinstance(value, frozenset) else value for key, value in plain.items()}
+    def as_entries(self) -> dict[str, Any]:
+        """Entries for a profile or a card: `block`, and the table `fusions`, in which each pattern says whether the runtime knows it."""
+        facts = {key: sorted(getattr(self, key)) for key in _SETS}
+        return {"block": self.block, "fusions": {**facts, "patterns": {name: name in self.patterns for name in sorted(PATTERNS)}}}
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Fusions:
-        """The value that `as_dict` wrote; a missing key has its default.
+    def from_entries(cls, entries: Mapping[str, Any]) -> Fusions:
+        """What `as_entries` said, among others; what was not asked for when it was written has its default.
 
         Raises:
-            UsageError: for a key that this version does not know.
+            FormatError: for facts or patterns that this version does not know.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(plain) - set(known))
-        if unknown:
-            hint = did_you_mean(unknown[0], known)
-            raise UsageError(
-                f"unknown fact about fusions '{unknown[0]}'{hint}; this version has: {', '.join(known)}; measure a new profile"
-            )
-        values: dict[str, Any] = {key: frozenset(value) if isinstance(value, (list, tuple)) else value for key, value in plain.items()}
-        return cls(**values)
+        facts = dict(entries.get("fusions", {}))
+        patterns = dict(facts.pop("patterns", {}))
+        _refuse_unknown("fact", facts, _SETS)
+        _refuse_unknown("pattern", patterns, PATTERNS)
+        off = {name for name, known in patterns.items() if not known}
+        return cls(block=entries["block"], patterns=PATTERNS - off, **{key: frozenset(ops) for key, ops in facts.items()})
+
+
+UNFUSED = Fusions(
+    block=1,
+    conv_activations=frozenset(),
+    blocked_activations=frozenset(),
+    gemm_activations=frozenset(),
+    blocked_unary=frozenset(),
+    patterns=frozenset(),
+)
+"""A runtime that runs every node by itself."""
+
+_SETS = tuple(field.name for field in fields(Fusions) if field.name not in ("block", "patterns"))
+
+
+def _refuse_unknown(what: str, found: Iterable[str], known: Collection[str]) -> None:
+    unknown = sorted(set(found).difference(known))
+    if unknown:
+        hint = did_you_mean(unknown[0], known)
+        raise FormatError(f"unknown {what} about fusions '{unknown[0]}'{hint}; use the hwnas that wrote it, or profile again")

@@ -190,11 +190,6 @@ class OrtRuntime:
 
         return fusions(self)
 
-    @property
-    def block(self) -> int:
-        """Channels per block of the layout in which this processor's convolutions work (NCHWc); 1 where there is none."""
-        return self.fusions.block
-
     @cached_property
     def watching_cost(self) -> WatchingCost:
         """What its profiler adds to the times that it shows."""

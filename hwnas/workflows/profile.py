@@ -71,7 +71,7 @@ def profile(
         fingerprint=found.spec.fingerprint,
         device=found.spec.as_dict(),
         environment=versions() | clocks(found),
-        block=runtime.block,
+        fusions=runtime.fusions,
         networks=(),
     )
 
@@ -134,7 +134,7 @@ def _predictor(measured: Profile, model: LatencyModel) -> Predictor:
     """A model together with what it was learned from."""
     return Predictor(
         setting=measured.setting,
-        block=measured.block,
+        fusions=measured.fusions,
         model=model,
         space=measured.space,
         fingerprint=measured.fingerprint,

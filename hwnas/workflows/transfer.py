@@ -22,6 +22,7 @@ from hwnas.predict.predictor import Transferred
 from hwnas.profiling import NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
 from hwnas.profiling.profiler import WAVE_BYTES, Look
 from hwnas.runtimes.base import Runtime
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.registry import fuser
 from hwnas.spaces import Genotype, SearchSpace
 from hwnas.workflows.context import clocks, device_and_runtime, roofline_of, versions
@@ -148,7 +149,7 @@ def transfer(
         fingerprint=found.spec.fingerprint,
         device=found.spec.as_dict(),
         environment=versions() | clocks(found),
-        block=runtime.block,
+        fusions=runtime.fusions,
         networks=(),
     )
     plan = Plan(
@@ -163,7 +164,7 @@ def transfer(
         journal = folder.journal(setting, name)
         if restart:
             journal.remove()
-        genotypes = choose(known[0].model, chosen_space, setting, runtime.block, networks, seed)
+        genotypes = choose(known[0].model, chosen_space, setting, runtime.fusions, networks, seed)
         profiler = _Chosen(runtime, chosen_space, folder, genotypes)
         profiler.run(empty, plan, call_s=runtime.call_s(), resume=journal.exists(), report=report)
     measured = folder.load(setting, name)
@@ -171,7 +172,7 @@ def transfer(
     best = ranked[0][1]
     predictor = Predictor(
         setting=setting,
-        block=measured.block,
+        fusions=measured.fusions,
         model=adapt(best.model, measured.networks, roofline_of(measured)),
         space=name,
         fingerprint=measured.fingerprint,
@@ -193,14 +194,14 @@ def name_of(predictor: Predictor) -> str:
     return f"{name}, {predictor.origin.name}, {predictor.origin.licence}" if predictor.origin else name
 
 
-def choose(model: NetworkModel, space: SearchSpace, setting: Setting, block: int, count: int, seed: int) -> list[Genotype]:
+def choose(model: NetworkModel, space: SearchSpace, setting: Setting, fusions: Fusions, count: int, seed: int) -> list[Genotype]:
     """The networks of a space from which most can be learned of a new device, by what a known one would take for their kernels.
 
     Args:
         model: of the known device.
         space: whose networks.
         setting: of the new device.
-        block: channels per block of its runtime's layout.
+        fusions: what its runtime fuses.
         count: how many to choose.
         seed: of the networks to choose from; the choice depends on nothing else.
 
@@ -213,7 +214,7 @@ def choose(model: NetworkModel, space: SearchSpace, setting: Setting, block: int
         graph = space.graph(genotype, batch=setting.batch)
         if memory_bytes(graph) <= WAVE_BYTES / count:
             genotypes.append(genotype)
-            kernels.append([call.kernel for call in fuser(setting.runtime, setting.precision)(graph, block)])
+            kernels.append([call.kernel for call in fuser(setting.runtime, setting.precision)(graph, fusions)])
     if len(genotypes) < count:
         raise UsageError(f"'{space.name}' has {len(genotypes)} networks to choose from, and --networks asks for {count}; ask for fewer")
     features, prior = kind_features(model, tabulate(kernels))

@@ -24,6 +24,7 @@ from hwnas.predict import Predictor, model, store  # noqa: E402
 from hwnas.profiling import CurvePoint, Profile, ProfileStore  # noqa: E402
 from hwnas.profiling import store as profiles  # noqa: E402
 from hwnas.profiling.waves import Visit  # noqa: E402
+from hwnas.runtimes.fusions import Fusions  # noqa: E402
 from hwnas.runtimes.ort_fusion import fuse  # noqa: E402
 from hwnas.testing import FakeDevice  # noqa: E402
 
@@ -55,7 +56,7 @@ def profile() -> Profile:
         fingerprint=FakeDevice().spec.fingerprint,
         device=FakeDevice().spec.as_dict(),
         environment={"hwnas": "0.1", "onnxruntime": "1.22"},
-        block=BLOCK,
+        fusions=Fusions(block=BLOCK),
         networks=tuple(found.records()),
         canaries=found.canaries,
         curve=(CurvePoint(networks=20, seconds=1.5, mape=0.05, within_10=0.9),),
@@ -69,7 +70,7 @@ def predictor() -> Predictor:
     model.fit_kinds.__defaults__ = (model.Growth(trees=3, eta=0.5),)
     return Predictor(
         setting=SETTING,
-        block=BLOCK,
+        fusions=Fusions(block=BLOCK),
         model=model.fit(measured(20), ROOFLINE),
         space="mobilenet-small",
         fingerprint=FakeDevice().spec.fingerprint,

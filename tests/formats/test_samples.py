@@ -12,6 +12,7 @@ from paper_device import SETTING
 from hwnas.assets import Workspace
 from hwnas.predict.store import load
 from hwnas.profiling import ProfileStore
+from hwnas.runtimes.fusions import Fusions
 from hwnas.testing import FakeDevice
 
 FORMATS = Path(__file__).parent
@@ -25,7 +26,8 @@ def test_profile_1() -> None:
     profile = ProfileStore(FORMATS / "profile-1").load(SETTING)
     expected = json.loads((FORMATS / "profile-1" / "expected.json").read_text())
     assert profile.device["fingerprint"] == profile.fingerprint == FakeDevice().spec.fingerprint
-    assert (profile.space, profile.seed, profile.block, profile.ended_by, profile.spent_s) == ("mobilenet-small", 0, 8, "count", 2.5)
+    assert (profile.space, profile.seed, profile.ended_by, profile.spent_s) == ("mobilenet-small", 0, "count", 2.5)
+    assert profile.fusions == Fusions(block=8)
     assert profile.environment == {"hwnas": "0.1", "onnxruntime": "1.22"}
     assert [point.networks for point in profile.curve] == [20]
     assert len(profile.canaries) == 2
@@ -42,7 +44,8 @@ def test_predictor_1() -> None:
     expected = json.loads((FORMATS / "predictor-1" / "expected.json").read_text())
     (estimate,) = predictor.estimate([asked()])
     assert {**estimate.bounds(), "coverage": estimate.coverage} == pytest.approx(expected, rel=1e-6)
-    assert (predictor.space, predictor.block, predictor.model.held_out.networks) == ("mobilenet-small", 8, 20)
+    assert (predictor.space, predictor.model.held_out.networks) == ("mobilenet-small", 20)
+    assert predictor.fusions == Fusions(block=8)
     assert predictor.fingerprint == FakeDevice().spec.fingerprint
 
 

@@ -10,6 +10,7 @@ from paper_device import BLOCK, ROOFLINE, SETTING, measured
 
 from hwnas.predict import Predictor, model
 from hwnas.profiling import NetworkRecord
+from hwnas.runtimes.fusions import Fusions
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def predictor(networks: list[NetworkRecord]) -> Predictor:
         learned = model.fit(networks, ROOFLINE)
     return Predictor(
         setting=SETTING,
-        block=BLOCK,
+        fusions=Fusions(block=BLOCK),
         model=learned,
         space="mobilenet-small",
         fingerprint="0123456789ab",

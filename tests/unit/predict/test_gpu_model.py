@@ -20,6 +20,7 @@ from hwnas.predict.model import HeldOut
 from hwnas.predict.predictor import Origin
 from hwnas.profiling import Setting
 from hwnas.profiling.store import GENERIC
+from hwnas.runtimes.fusions import UNFUSED
 from hwnas.runtimes.registry import EAGER
 
 A100, V100, T4 = (catalogue.entry(name).part().spec for name in ("a100", "v100", "t4"))
@@ -134,7 +135,7 @@ def test_a_kind_that_nothing_was_learned_of(model: GpuModel) -> None:
 def predictor(model: GpuModel) -> Predictor:
     return Predictor(
         setting=Setting(device="t4", runtime=EAGER, batch=store.ANY_BATCH),
-        block=1,
+        fusions=UNFUSED,
         model=model,
         space=GENERIC,
         fingerprint=T4.fingerprint,

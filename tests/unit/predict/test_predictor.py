@@ -14,6 +14,7 @@ from hwnas import spaces
 from hwnas.errors import UncoveredKernelError, UsageError
 from hwnas.ir import Graph, GraphBuilder
 from hwnas.predict import Predictor
+from hwnas.runtimes.fusions import PATTERNS
 from hwnas.runtimes.ort_fusion import fuse
 
 SPACE = spaces.load("mobilenet-small")
@@ -45,6 +46,16 @@ def test_estimates_are_near_the_truth(predictor: Predictor) -> None:
         assert estimate.coverage > 0.99
         assert estimate.unit == "s"
     assert np.mean([e.low <= t <= e.high for e, t in zip(estimates, truth, strict=True)]) >= 0.7
+
+
+def test_kernels_are_those_of_the_device(predictor: Predictor) -> None:
+    """A device whose runtime lacks a fusion has other kernels, and so another latency, wherever it is predicted."""
+    lacking = replace(predictor, fusions=replace(predictor.fusions, patterns=PATTERNS - {"QuickGelu"}))
+    ops, fewer = ([call.kernel.op for call in one.kernels(network(0))] for one in (lacking, predictor))
+    assert len(ops) > len(fewer)
+    assert "QuickGelu" in set(fewer) - set(ops)
+    (slow,), (fast,) = lacking.estimate([network(0)]), predictor.estimate([network(0)])
+    assert slow.value > fast.value
 
 
 def test_the_upper_end_is_for_the_median(predictor: Predictor) -> None:

@@ -21,6 +21,8 @@ from hwnas.ir import Graph
 from hwnas.predict import Predictor
 from hwnas.predict.features import SCHEMA
 from hwnas.predict.store import DOUBT, FORMAT, available, folder_of, load, save
+from hwnas.runtimes.fusions import PATTERNS, Fusions
+from hwnas.runtimes.ort_fusion import fuse
 
 
 @pytest.fixture
@@ -49,12 +51,12 @@ def test_the_round_trip_is_exact(workspace: Workspace, stored: Path, predictor: 
     assert found.model.correction == predictor.model.correction
     assert found.model.roofline == predictor.model.roofline
     assert set(found.model.kinds) == set(predictor.model.kinds)
-    assert (found.space, found.fingerprint, found.profile_digest, found.environment, found.block) == (
+    assert (found.space, found.fingerprint, found.profile_digest, found.environment, found.fusions) == (
         predictor.space,
         predictor.fingerprint,
         predictor.profile_digest,
         predictor.environment,
-        predictor.block,
+        predictor.fusions,
     )
     assert len(found.digest) == 64
 
@@ -80,6 +82,19 @@ def test_the_card_is_for_people(stored: Path, predictor: Predictor) -> None:
     assert card["setting"]["device"] == "cpu"
     assert {f"{kind}{part}.ubj" for kind in card["kinds"] for part in ("", DOUBT)} == {path.name for path in stored.glob("*.ubj")}
     assert stored == folder_of(stored.parents[3], SETTING, "mobilenet-small")
+
+
+def test_the_card_says_what_the_runtime_fuses(workspace: Workspace, predictor: Predictor) -> None:
+    """Wherever the card is read, kernels are told from it; one from before that was kept stands for the usual runtime of its block."""
+    facts = Fusions(block=16, patterns=PATTERNS - {"QuickGelu"})
+    folder = save(replace(predictor, fusions=facts), workspace.predictors)
+    found = load(workspace, SETTING)
+    assert found.fusions == facts
+    assert found.kernels(graphs()[0]) == fuse(graphs()[0], facts)
+    card = tomllib.loads((folder / "card.toml").read_text())
+    del card["fusions"]
+    (folder / "card.toml").write_text(tomli_w.dumps(card))
+    assert load(workspace, SETTING).fusions == Fusions(block=16)
 
 
 def test_models_are_read_when_they_are_asked(workspace: Workspace, stored: Path) -> None:

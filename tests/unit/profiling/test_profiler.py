@@ -19,6 +19,7 @@ from hwnas.profiling import Look, NetworkRecord, Plan, Profile, Profiler, Profil
 from hwnas.profiling.profiler import CANARIES, PLATEAU_ROUNDS, canaries
 from hwnas.profiling.store import Journal
 from hwnas.runtimes.base import KernelTime
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.ort_fusion import fuse
 from hwnas.spaces import Genotype
@@ -70,7 +71,7 @@ def empty(seed: int = 0) -> Profile:
         fingerprint=spec.fingerprint,
         device=spec.as_dict(),
         environment={},
-        block=BLOCK,
+        fusions=Fusions(block=BLOCK),
         networks=(),
     )
 
@@ -227,7 +228,7 @@ def test_a_real_runtime(store: ProfileStore) -> None:
     profile = Profiler(runtime, SPACE, store, Judge(0.5)).run(empty(), plan, call_s=CALL_S, resume=False)
     for network in profile.networks:
         assert [kernel.call.kernel.op for kernel in network.kernels].count("Gemm") == 1
-        assert {kernel.call for kernel in network.kernels} == set(fuse(SPACE.graph(network.genotype), runtime.block))
+        assert {kernel.call for kernel in network.kernels} == set(fuse(SPACE.graph(network.genotype), runtime.fusions))
         assert all(kernel.nanoseconds > 0 for kernel in network.kernels)
         assert network.call_ns + sum(kernel.nanoseconds for kernel in network.kernels) == network.total_ns
     found = store.load(SETTING)

@@ -18,6 +18,7 @@ from hwnas.profiling import CurvePoint, NetworkRecord, Profile, ProfileStore
 from hwnas.profiling.store import FORMAT, TABLES, Journal, Measuring, key_of
 from hwnas.profiling.waves import Visit
 from hwnas.runtimes.base import KernelTime
+from hwnas.runtimes.fusions import PATTERNS, Fusions
 from hwnas.runtimes.ort_fusion import fuse
 from hwnas.testing import FakeDevice
 
@@ -58,7 +59,7 @@ def finished(networks: int = 3) -> Profile:
         fingerprint="f" * 12,
         device=FakeDevice().spec.as_dict(),
         environment={"onnxruntime": "1.22", "hwnas": "0.1"},
-        block=BLOCK,
+        fusions=Fusions(block=BLOCK),
         networks=tuple(found.records()),
         canaries=found.canaries,
         curve=(
@@ -129,6 +130,27 @@ def test_the_toml_is_for_people(store: ProfileStore) -> None:
     assert text["device"]["fingerprint"] == FakeDevice().spec.fingerprint
     entry = text["settings"][KEY]
     assert (entry["networks"], entry["ended_by"], entry["curve"][1]["mape"]) == (3, "target", 0.05)
+
+
+def test_what_the_runtime_fuses_is_kept(store: ProfileStore) -> None:
+    """All of it; a file from before that was kept, which has the block alone, stands for an otherwise usual runtime."""
+    facts = Fusions(block=16, conv_activations=frozenset({"Relu"}), patterns=PATTERNS - {"ConvNorm"})
+    store.save(replace(finished(), fusions=facts))
+    assert store.load(SETTING).fusions == facts
+    path = store.folder / "profile.toml"
+    text = tomllib.loads(path.read_text())
+    del text["settings"][KEY]["fusions"]
+    path.write_text(tomli_w.dumps(text))
+    assert store.load(SETTING).fusions == Fusions(block=16)
+
+
+def test_unknown_facts_about_fusions(store: ProfileStore) -> None:
+    """A profile of a later version that knows more patterns is refused with the remedy."""
+    store.save(finished())
+    path = store.folder / "profile.toml"
+    path.write_text(path.read_text().replace("ConvNorm = true", "ConvSwap = true"))
+    with pytest.raises(FormatError, match=r"unknown pattern about fusions 'ConvSwap'.*; use the hwnas that wrote it, or profile again"):
+        store.load(SETTING)
 
 
 def test_nothing_was_measured(store: ProfileStore) -> None:

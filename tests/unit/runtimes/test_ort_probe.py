@@ -60,11 +60,11 @@ def test_this_version_fuses_what_the_defaults_say(ort_runtime: OrtRuntime) -> No
 
 def test_the_layout_is_a_known_one(ort_runtime: OrtRuntime) -> None:
     """Convolutions keep their data plain or in blocks of 8 or 16 channels, and the kernels say so."""
-    assert ort_runtime.block in (1, 8, 16)
+    assert ort_runtime.fusions.block in (1, 8, 16)
     b = GraphBuilder("one")
     graph = b.finish(b.conv(b.input("x", (1, 16, 4, 4)), 16))
     layouts = {call.kernel.layout for call in ort_runtime.build(graph).kernels()}
-    assert layouts == {"nchw" if ort_runtime.block == 1 else f"nchwc{ort_runtime.block}"}
+    assert layouts == {"nchw" if ort_runtime.fusions.block == 1 else f"nchwc{ort_runtime.fusions.block}"}
 
 
 LACKING = {
@@ -81,7 +81,7 @@ def test_what_a_runtime_lacks_shows(optimizer: str, ort_runtime: OrtRuntime) -> 
     """A runtime without one rewriting is found to lack just that, and its kernels are told from what was found."""
     runtime = Unlike(without=[optimizer])
     found = fusions(runtime)
-    assert found == replace(LACKING[optimizer], block=ort_runtime.block)
+    assert found == replace(LACKING[optimizer], block=ort_runtime.fusions.block)
     graph = encoder()
     told = plan(graph, found)
     assert agrees(told, optimized(runtime, graph))

@@ -22,6 +22,7 @@ from hwnas.predict.features import kind_of
 from hwnas.profiling import Look, Plan, Profile, Profiler, ProfileStore, profiler
 from hwnas.profiling.profiler import canaries
 from hwnas.runtimes.base import KernelTime
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_fusion import fuse
 from hwnas.spaces import Gene, Genotype, SearchSpace
 from hwnas.testing import FakeDevice, Recording, ReplayRuntime
@@ -84,7 +85,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Profile]:
         fingerprint=spec.fingerprint,
         device=spec.as_dict(),
         environment=VERSIONS | CLOCKS,
-        block=BLOCK,
+        fusions=Fusions(block=BLOCK),
         networks=(),
     )
     ticks = count(step=0.001)
