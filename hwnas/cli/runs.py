@@ -14,7 +14,7 @@ from rich.table import Table
 from hwnas.assets import Workspace
 from hwnas.cli import options
 from hwnas.errors import UsageError
-from hwnas.units import format_bytes, format_count, format_fraction, format_seconds
+from hwnas.units import format_bytes, format_count, format_fraction, format_quantity, format_seconds
 from hwnas.workflows.runs import SearchOptions
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ DEFAULTS = SearchOptions()
 @click.command()
 @options.device
 @options.load
+@options.precision
 @click.option("--space", default=DEFAULTS.space, show_default=True, help="Networks to search: a space's name, or path.py:Class.")
 @click.option("--minimize", multiple=True, default=DEFAULTS.minimize, show_default=True, help="Metric to minimise; may be repeated.")
 @click.option("--maximize", multiple=True, default=DEFAULTS.maximize, show_default=True, help="Metric to maximise; may be repeated.")
@@ -99,15 +100,19 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         options.print_json(plan.as_json())
         return
+    from hwnas.search.problem import METRICS
+
     console = options.console()
     console.print(str(plan.scorer.space))
     console.print(", ".join(str(objective) for objective in plan.problem.objectives))
     reference = plan.reference_metrics["latency"]
     console.print(f"reference network: latency {format_seconds(reference.value)} predicted")
     for limit in plan.problem.constraints:
-        bound = plan.start_metrics.get(limit.metric)
-        found = f"; a network that keeps it: {bound.value:.4g} [{bound.low:.4g}, {bound.high:.4g}] (SI)" if bound else ""
-        console.print(f"limit {limit}{found}")
+        text, bound = f"limit {limit}", plan.start_metrics.get(limit.metric)
+        if bound:
+            value, low, high = (format_quantity(size, METRICS[limit.metric].kind) for size in (bound.value, bound.low, bound.high))
+            text += f"; a network that keeps it: {value}" + (f" [{low}, {high}]" if low != high else "")
+        console.print(text)
     console.print(
         f"would look at {plan.options.num_evals} networks, train {plan.options.trainings} briefly, then {plan.options.finalists} finalists "
         f"with {plan.options.seeds} seeds each; nothing was spent"
@@ -166,7 +171,7 @@ def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
     type=click.Choice(["fp32", "int8", "auto"]),
     default="auto",
     show_default=True,
-    help="What to ship; auto takes int8 only where it is faster and as accurate to a point.",
+    help="What to ship; auto takes int8 only where it is faster and as accurate to a point, or was searched for.",
 )
 @click.option("-o", "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")

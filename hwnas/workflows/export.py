@@ -21,10 +21,8 @@ from hwnas.predict import Estimate
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.search.problem import Constraint
 from hwnas.workflows.context import space_for
-from hwnas.workflows.finalists import deployed
+from hwnas.workflows.deploy import calibration, deployed
 from hwnas.workflows.runs import Run, find
-
-CALIBRATION_IMAGES = 64
 
 
 def export(
@@ -38,6 +36,8 @@ def export(
     doing: Callable[[str], None] = lambda _: None,
 ) -> tuple[Run, Manifest]:
     """Exports a finalist with its trained weights, measured and verified; the export is recorded in the run.
+
+    In precision `auto` a run that was searched in int8 is exported in int8; any other as `hwnas.export.package.export` chooses.
 
     Raises:
         NotFoundError: no such run, or the run has no finalists yet.
@@ -63,13 +63,6 @@ def export(
         doing("reading the locked test split")
         test = dataset.unlock(f"accuracy of the exported network of run {run.id}, rank {rank}")
         images, labels = test.batch(range(len(test))).images, test.labels
-        rng = np.random.default_rng(run.options.seed)
-        feed_name = next(iter(graph.inputs))
-        picked = rng.permutation(len(dataset.train))[: max(CALIBRATION_IMAGES, run.options.batch)]
-        size = run.options.batch
-        calibration = [
-            {feed_name: dataset.train.batch(picked[start : start + size]).images} for start in range(0, len(picked) - size + 1, size)
-        ]
 
         def accuracy(predict: Callable[[Any], Any]) -> float:
             return float(np.mean(np.argmax(predict(images), axis=1) == labels))
@@ -82,7 +75,7 @@ def export(
             graph,
             out_dir=out_dir,
             accuracy=accuracy,
-            calibration=calibration,
+            calibration=calibration(graph, dataset, run.options.seed),
             lineage=Lineage(
                 run=run.id,
                 rank=rank,
@@ -95,7 +88,7 @@ def export(
                 device=run.record["device_fingerprint"],
                 replay=run.options.command(),
             ),
-            precision=precision,
+            precision="int8" if precision == "auto" and run.options.precision == "int8" else precision,
             runtime=OrtRuntime(run.options.threads),
             predicted={
                 "latency": Estimate(**predicted, unit="s", coverage=1.0, source=f"predicted in run {run.id}"),

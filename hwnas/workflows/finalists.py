@@ -28,9 +28,9 @@ from hwnas.search.archive import Archive
 from hwnas.search.evaluator import Bounded, Evaluation
 from hwnas.search.front import select
 from hwnas.search.problem import Problem
-from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.units import format_seconds
+from hwnas.workflows.deploy import deployed, int8_accuracy
 from hwnas.workflows.evaluator import Scorer, summary, training_variant, weights_file
 
 RULE = StoppingRule(relative_error=0.003, min_samples=50, max_seconds=2.0)
@@ -63,8 +63,8 @@ class Finalist:
         genotype: canonical.
         arch: its choices, gene by gene.
         measured: with trained weights.
-        accuracies: on the locked test split, one a seed.
-        validation: accuracies on the validation split, one a seed.
+        accuracies: on the locked test split, one a seed, in the precision that was searched for.
+        validation: accuracies on the validation split, one a seed, as trained: in fp32.
         seeds: of the trainings.
         weights: file of the training that did best on the validation split.
         params: counted.
@@ -144,8 +144,10 @@ class Final:
         if runtime is None:
             return None
 
+        setting = self.scorer.predictor.setting
+
         def take() -> dict[str, Any]:
-            session = runtime.build(graph)
+            session = runtime.build(graph, precision=setting.precision)
             feed = graph.random_inputs(np.random.default_rng(0))
             attempts: list[Samples] = []
             while not attempts or (attempts[-1].grade == "C" and len(attempts) < ATTEMPTS):
@@ -153,7 +155,6 @@ class Final:
             best = min(attempts, key=lambda samples: samples.spread)
             return {"seconds": best.seconds, "ended_by": best.ended_by}
 
-        setting = self.scorer.predictor.setting
         payload = self.archive.remember("measurement", genotype, f"{setting.key} {variant}", take)
         return Samples(np.array(payload["seconds"]), payload["ended_by"])
 
@@ -267,22 +268,19 @@ class Final:
             with disk_errors(self.weights, "make room and go on with --resume"):
                 self.weights.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, lambda place: save(trained.graph, place))
-            return {**summary(trained), "test_accuracy": accuracy(trained.graph, test)}
+            exact = accuracy(trained.graph, test)
+            if precision == "int8":
+                judged = int8_accuracy(trained.graph, self.dataset, test, self.problem.seed)
+                return {**summary(trained), "test_accuracy": judged, "fp32_test_accuracy": exact}
+            return {**summary(trained), "test_accuracy": exact}
 
-        variant = training_variant(self.recipe, seed, self.dataset)
+        precision = self.scorer.predictor.setting.precision
+        variant = training_variant(self.recipe, seed, self.dataset) + (f" {precision}" if precision != "fp32" else "")
         known = self.archive.result("training", genotype, variant)
         if known is not None and not file.is_file():  # the weights were lost: train again, the same seed gives the same ones
             run()
         payload: dict[str, Any] = self.archive.remember("training", genotype, variant, run)
         return payload
-
-
-def deployed(trained: Graph, space: SearchSpace, genotype: Genotype, batch: int) -> Graph:
-    """A trained network, its weights unchanged, at the batch size with which it is deployed."""
-    if batch == 1:
-        return trained
-    values = {name: weight.value for name, weight in trained.weights.items() if weight.value is not None}
-    return space.graph(genotype, batch=batch).with_weights(values)
 
 
 def rank(finalists: Sequence[Finalist]) -> list[Finalist]:

@@ -30,6 +30,7 @@ class SearchOptions:
         device: for which is searched.
         threads: that compute on it.
         batch: images per call.
+        precision: of the arithmetic in which networks will run there; trainings are in fp32.
         minimize: metrics.
         maximize: metrics.
         constraint: limits, as typed.
@@ -47,6 +48,7 @@ class SearchOptions:
     device: str = "cpu"
     threads: int = 1
     batch: int = 1
+    precision: str = "fp32"
     minimize: tuple[str, ...] = ("latency",)
     maximize: tuple[str, ...] = ("accuracy",)
     constraint: tuple[str, ...] = ()

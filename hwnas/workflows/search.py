@@ -174,7 +174,9 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
 
 
 def _predictor(workspace: Workspace, options: SearchOptions) -> Predictor:
-    return load_predictor(workspace, options.device, threads=options.threads, batch=options.batch, space=options.space)
+    return load_predictor(
+        workspace, options.device, threads=options.threads, batch=options.batch, precision=options.precision, space=options.space
+    )
 
 
 def energy_reason(device: str) -> str:

@@ -10,6 +10,7 @@ from commands import QUICK, TINY, invoke
 from tiny_space import TinySpace
 
 from hwnas.ir.onnx import save
+from hwnas.search.archive import Archive
 
 
 @pytest.fixture
@@ -30,6 +31,27 @@ def test_a_precision_is_profiled_and_predicted(tmp_path: Path, model: Path) -> N
     assert said["coverage"] == 1.0
     assert said["latency_s"]["low"] < said["latency_s"]["value"] < said["latency_s"]["high"]
     assert {"Conv"} <= {kernel["kind"] for kernel in said["kernels"]}
+
+
+def test_a_search_in_int8_ships_int8(tmp_path: Path) -> None:
+    """Predicted, measured, judged and exported in the precision that was asked for; its trainings are in fp32."""
+    at = ("--home", tmp_path / "home")
+    invoke("profile", "--space", TINY, "--precision", "int8", *QUICK, *at)
+    budget = ("--num-evals", "12", "--population", "6", "--trainings", "1", "--finalists", "1", "--seeds", "1")
+    said = invoke(
+        "search", "--space", TINY, "--precision", "int8", "--constraint", "latency<=900%", *budget, "--name", "q", *at, "--json"
+    ).json
+    assert "--precision int8" in said["replay"]
+    assert "-int8 " in said["latency_source"]
+    with Archive.open(tmp_path / "home" / "runs" / "q" / "trials.sqlite", readonly=True) as archive:
+        assert all("-int8 " in result.variant for result in archive.results("measurement"))
+        (trained,) = [result for result in archive.results("training") if result.variant.endswith(" int8")]
+    (finalist,) = said["finalists"]
+    assert finalist["accuracies"] == [trained.payload["test_accuracy"]]
+    assert trained.payload["fp32_test_accuracy"] == pytest.approx(trained.payload["test_accuracy"], abs=0.05)
+    exported = invoke("export", "q", "-o", tmp_path / "out", *at, "--json").json
+    assert exported["precision"] == "int8"
+    assert invoke("export", "q", "-o", tmp_path / "exact", "--precision", "fp32", *at, "--json").json["precision"] == "fp32"
 
 
 def test_a_precision_that_was_not_profiled(learned: Path, model: Path) -> None:

@@ -18,7 +18,7 @@ from hwnas.runtimes.samples import Samples
 from hwnas.search.archive import Archive
 from hwnas.search.problem import Problem
 from hwnas.workflows.evaluator import Scorer
-from hwnas.workflows.finalists import Final, Finalist, Measured, deployed, rank
+from hwnas.workflows.finalists import Final, Finalist, Measured, rank
 
 A, B, C, D = ladder(4)
 
@@ -163,7 +163,7 @@ def test_a_disturbed_measurement_is_taken_again(archive: Archive, predictor: For
             takes.append(Samples(np.repeat([1e-3, spread * 1e-3], 25)))
             return takes[-1]
 
-    runtime.build = lambda model: Disturbed()  # type: ignore[assignment,method-assign,return-value]
+    runtime.build = lambda model, **how: Disturbed()  # type: ignore[assignment,method-assign,return-value]
     samples = final(archive, predictor, runtime, problem()).measure(A, graph, "candidate")
     assert len(takes) == 3
     assert samples.seconds.tolist() == takes[1].seconds.tolist()
@@ -226,12 +226,3 @@ def test_ranks(archive: Archive, predictor: FormulaPredictor) -> None:
     assert [(finalist.rank, finalist.genotype) for finalist in found] == [(1, (3,)), (2, (2,)), (3, (1,)), (4, (0,))]
     single = replace(found[0], accuracies=(0.5,)).as_json()
     assert (single["accuracy_mean"], single["accuracy_sd"]) == (0.5, None)
-
-
-def test_deployment_changes_the_batch_and_nothing_else() -> None:
-    """A trained network is deployed at the run's batch with the weights that it was trained to."""
-    trained = SPACE.graph(A).materialize(np.random.default_rng(5))
-    assert deployed(trained, SPACE, A, 1) is trained
-    many = deployed(trained, SPACE, A, 4)
-    assert [spec.shape[0] for spec in many.inputs.values()] == [4]
-    assert weights(many) == weights(trained)
