@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -21,12 +25,18 @@ from paper_device import BLOCK, ROOFLINE, SETTING, kernel_s, latency_s, measured
 from hwnas import spaces  # noqa: E402
 from hwnas.ir import Graph, GraphBuilder  # noqa: E402
 from hwnas.predict import Predictor, model, store  # noqa: E402
+from hwnas.predict.adapted import AdaptedKind, adapt  # noqa: E402
+from hwnas.predict.predictor import Transferred  # noqa: E402
 from hwnas.profiling import CurvePoint, Profile, ProfileStore  # noqa: E402
 from hwnas.profiling import store as profiles  # noqa: E402
 from hwnas.profiling.waves import Visit  # noqa: E402
-from hwnas.runtimes.fusions import Fusions  # noqa: E402
+from hwnas.runtimes.fusions import PATTERNS, Fusions  # noqa: E402
 from hwnas.runtimes.ort_fusion import fuse  # noqa: E402
 from hwnas.testing import FakeDevice  # noqa: E402
+from hwnas.workflows.transfer import name_of  # noqa: E402
+
+FACTS = Fusions(block=BLOCK, gemm_activations=frozenset({"Relu", "Tanh"}), patterns=PATTERNS - {"BiasGelu", "ReluClip"})
+"""What the runtime of the samples fuses: not quite the usual."""
 
 
 def asked() -> Graph:
@@ -43,7 +53,7 @@ def profile() -> Profile:
     space, found = spaces.load("mobilenet-small"), profiles.Measuring()
     for i in range(3):
         genotype = space.canonical(space.sample(np.random.default_rng([0, i])))
-        calls = fuse(space.graph(genotype), BLOCK)
+        calls = fuse(space.graph(genotype), FACTS)
         found.genotypes[i], found.call_ns[i] = genotype, 5000
         found.times[i] = tuple((call, kernel_s(call.kernel)) for call in calls)
         latency = latency_s([call.kernel for call in calls])
@@ -56,7 +66,7 @@ def profile() -> Profile:
         fingerprint=FakeDevice().spec.fingerprint,
         device=FakeDevice().spec.as_dict(),
         environment={"hwnas": "0.1", "onnxruntime": "1.22"},
-        fusions=Fusions(block=BLOCK),
+        fusions=FACTS,
         networks=tuple(found.records()),
         canaries=found.canaries,
         curve=(CurvePoint(networks=20, seconds=1.5, mape=0.05, within_10=0.9),),
@@ -65,13 +75,31 @@ def profile() -> Profile:
     )
 
 
+KINDS = ("Conv-depthwise", "Conv-pointwise", "Gemm")
+TREES = 3
+
+
+def few_kinds(model: Any) -> Any:
+    """The model without most kinds of kernels and most of its trees, so that its files are small."""
+    kinds = {name: few_trees(kind) for name, kind in model.kinds.items() if name in KINDS}
+    return replace(model, kinds=kinds)
+
+
+def few_trees(kind: Any) -> Any:
+    """The first trees of whatever a kind has."""
+    if isinstance(kind, AdaptedKind):
+        return replace(kind, part=few_trees(kind.part))
+    return replace(kind, booster=kind.booster[:TREES], doubt=kind.doubt[:TREES] if kind.doubt else None)
+
+
 def predictor() -> Predictor:
     """A predictor of few, small trees."""
-    model.fit_kinds.__defaults__ = (model.Growth(trees=3, eta=0.5),)
+    with mock.patch.object(model.fit_kinds, "__defaults__", (model.Growth(trees=TREES, eta=0.5),)):
+        learned = model.fit(measured(20), ROOFLINE)
     return Predictor(
         setting=SETTING,
-        fusions=Fusions(block=BLOCK),
-        model=model.fit(measured(20), ROOFLINE),
+        fusions=FACTS,
+        model=few_kinds(learned),
         space="mobilenet-small",
         fingerprint=FakeDevice().spec.fingerprint,
         profile_digest="0" * 64,
@@ -79,19 +107,42 @@ def predictor() -> Predictor:
     )
 
 
-def main() -> None:
-    """Writes both samples, each with what it must keep saying."""
-    folder = FORMATS / f"profile-{profiles.FORMAT}"
+def adapted() -> Predictor:
+    """The same, adapted to a device that takes longer."""
+    known = predictor()
+    return replace(
+        known,
+        model=few_kinds(adapt(known.model, measured(6, seed=1), ROOFLINE)),
+        transferred=Transferred(source=name_of(known), digest="1" * 64, networks=6),
+    )
+
+
+def write_predictor(folder: Path, learned: Predictor) -> None:
+    """A predictor and the estimate that it must keep giving."""
+    store.save(learned, folder / "predictors")
+    (estimate,) = learned.estimate([asked()])
+    (folder / "expected.json").write_text(json.dumps({**estimate.bounds(), "coverage": estimate.coverage}) + "\n")
+
+
+def write_profile(folder: Path) -> None:
+    """A profile and what must keep being derived from it."""
     ProfileStore(folder).save(profile())
     networks = [
         {"genotype": n.genotype, "total_ns": n.total_ns, "parts_ns": [k.nanoseconds for k in n.kernels]} for n in profile().networks
     ]
     (folder / "expected.json").write_text(json.dumps(networks) + "\n")
-    folder = FORMATS / f"predictor-{store.FORMAT}"
-    learned = predictor()
-    store.save(learned, folder / "predictors")
-    (estimate,) = learned.estimate([asked()])
-    (folder / "expected.json").write_text(json.dumps({**estimate.bounds(), "coverage": estimate.coverage}) + "\n")
+
+
+def main() -> None:
+    """Writes the samples that are not there yet, each with what it must keep saying."""
+    samples: dict[str, Callable[[Path], None]] = {
+        f"profile-{profiles.FORMAT}": write_profile,
+        f"predictor-{store.FORMAT}": lambda folder: write_predictor(folder, predictor()),
+        f"adapted-{store.FORMAT}": lambda folder: write_predictor(folder, adapted()),
+    }
+    for name, write in samples.items():
+        if not (FORMATS / name).exists():
+            write(FORMATS / name)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from paper_device import SETTING
 
 from hwnas.assets import Workspace
+from hwnas.predict import Predictor
 from hwnas.predict.store import load
 from hwnas.profiling import ProfileStore
 from hwnas.runtimes.fusions import Fusions
@@ -18,16 +19,20 @@ from hwnas.testing import FakeDevice
 FORMATS = Path(__file__).parent
 sys.path.insert(0, str(FORMATS))
 
-from make_samples import asked  # noqa: E402  (the path comes first)
+from make_samples import FACTS, asked  # noqa: E402  (the path comes first)
+
+FUSES = {1: Fusions(block=8), 2: FACTS}  # files of format 1, and early ones of format 2, keep the block alone
 
 
-def test_profile_1() -> None:
-    """A profile of format 1: device, setting and raw samples as they were, and each kernel's part by the present statistics."""
-    profile = ProfileStore(FORMATS / "profile-1").load(SETTING)
-    expected = json.loads((FORMATS / "profile-1" / "expected.json").read_text())
+@pytest.mark.parametrize("version", FUSES)
+def test_profile(version: int) -> None:
+    """A profile: device, setting, fusions and raw samples as they were, and each kernel's part by the present statistics."""
+    folder = FORMATS / f"profile-{version}"
+    profile = ProfileStore(folder).load(SETTING)
+    expected = json.loads((folder / "expected.json").read_text())
     assert profile.device["fingerprint"] == profile.fingerprint == FakeDevice().spec.fingerprint
     assert (profile.space, profile.seed, profile.ended_by, profile.spent_s) == ("mobilenet-small", 0, "count", 2.5)
-    assert profile.fusions == Fusions(block=8)
+    assert profile.fusions == FUSES[version]
     assert profile.environment == {"hwnas": "0.1", "onnxruntime": "1.22"}
     assert [point.networks for point in profile.curve] == [20]
     assert len(profile.canaries) == 2
@@ -38,18 +43,35 @@ def test_profile_1() -> None:
         assert network.samples.n == 6
 
 
-def test_predictor_1() -> None:
-    """A predictor of format 1 gives the estimate that it gave."""
-    predictor = load(Workspace(FORMATS / "predictor-1"), SETTING)
-    expected = json.loads((FORMATS / "predictor-1" / "expected.json").read_text())
+@pytest.mark.parametrize("version", FUSES)
+def test_predictor(version: int) -> None:
+    """A predictor gives the estimate that it gave, and knows where it was learned."""
+    predictor = assert_as_before(f"predictor-{version}")
+    assert (predictor.space, predictor.model.held_out.networks, predictor.transferred) == ("mobilenet-small", 20, None)
+    assert predictor.fusions == FUSES[version]
+
+
+def test_adapted_2() -> None:
+    """So does one that was adapted to another device, the known device's model inside it."""
+    predictor = assert_as_before("adapted-2")
+    assert predictor.model.held_out.networks == 6
+    assert predictor.fusions == FUSES[2]
+    assert predictor.transferred is not None
+    assert (predictor.transferred.source, predictor.transferred.networks) == ("cpu/onnxruntime-cpu-t1-b1-fp32 (mobilenet-small)", 6)
+
+
+def assert_as_before(name: str) -> Predictor:
+    """A stored predictor, once it has said what is written beside it."""
+    predictor = load(Workspace(FORMATS / name), SETTING)
     (estimate,) = predictor.estimate([asked()])
+    expected = json.loads((FORMATS / name / "expected.json").read_text())
     assert {**estimate.bounds(), "coverage": estimate.coverage} == pytest.approx(expected, rel=1e-6)
-    assert (predictor.space, predictor.model.held_out.networks) == ("mobilenet-small", 20)
-    assert predictor.fusions == Fusions(block=8)
     assert predictor.fingerprint == FakeDevice().spec.fingerprint
+    return predictor
 
 
 def test_samples_are_small() -> None:
-    """All of them together stay below 100 KB."""
-    samples = [path for name in ("profile-1", "predictor-1") for path in (FORMATS / name).rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in samples) < 100_000
+    """All of them together stay below 150 KB."""
+    samples = [path for name in ("profile", "predictor", "adapted") for path in FORMATS.glob(f"{name}-*/**/*") if path.is_file()]
+    assert len(samples) > 40
+    assert sum(path.stat().st_size for path in samples) < 150_000
