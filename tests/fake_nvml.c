@@ -138,7 +138,6 @@ static void catch_up(void) {
   if (real_clock) fake_nvml_advance(monotonic() - real_zero - now());
 }
 
-double fake_nvml_now(void) { return now(); }
 double fake_nvml_joules(int i) { return cards[i].joules[ticks]; }
 void fake_nvml_run(int i) { cards[i].busy = 1; cards[i].run_began = now(); }
 void fake_nvml_idle(int i) { cards[i].busy = 0; }
@@ -312,9 +311,8 @@ R nvmlDeviceGetFieldValues(Card *c, int n, Field *f) {
 }
 
 typedef struct { unsigned pid; unsigned long long memory; unsigned gpu, compute; } Info;
-R nvmlDeviceGetComputeRunningProcesses_v3(Card *c, unsigned *n, Info *info) {
+static R running(Card *c, unsigned *n, Info *info) {
   unsigned found = 0, pids[FEW + 1];
-  ASK("processes");
   if (c->own) pids[found++] = getpid();
   for (int i = 0; i < c->processes; i++)
     if (now() >= c->process[i].from && now() < c->process[i].to) pids[found++] = c->process[i].pid;
@@ -323,3 +321,5 @@ R nvmlDeviceGetComputeRunningProcesses_v3(Card *c, unsigned *n, Info *info) {
   *n = found;
   return OK;
 }
+R nvmlDeviceGetComputeRunningProcesses_v3(Card *c, unsigned *n, Info *info) { ASK("processes"); return running(c, n, info); }
+R nvmlDeviceGetComputeRunningProcesses_v2(Card *c, unsigned *n, Info *info) { ASK("processes_v2"); return running(c, n, info); }

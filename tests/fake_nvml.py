@@ -1,4 +1,4 @@
-"""A scripted NVIDIA driver under the real client, and a clock that moves only when it is told to.
+"""A scripted NVIDIA driver under the real client, and work on its cards.
 
 `fake_nvml.c` says what a script can hold. The library is handed to pynvml directly, not through the loader: a library that was once loaded
 by its name stays visible under that name, and the tests of machines without a driver would find it.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from virtual_clock import VirtualClock
 
 SOURCE = Path(__file__).with_suffix(".c")
 LIBRARY = "libnvidia-ml.so.1"
@@ -36,7 +39,7 @@ class FakeDriver:
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
-        self.library.fake_nvml_now.restype = self.library.fake_nvml_joules.restype = ctypes.c_double
+        self.library.fake_nvml_joules.restype = ctypes.c_double
         self.library.fake_nvml_advance.argtypes = [ctypes.c_double]
         self._script = library.with_name(f"script-{id(self)}")
 
@@ -57,50 +60,27 @@ class FakeDriver:
         """Begins a script at time 0."""
         self._script.write_text(script)
         assert self.library.fake_nvml_load(str(self._script).encode()) == 0
-        return VirtualClock(self.library)
+        return VirtualClock(self.library.fake_nvml_advance)
 
     def joules(self, card: int = 0) -> float:
         """The true energy of a card until now."""
         return float(self.library.fake_nvml_joules(card))
 
 
-class VirtualClock:
-    """Satisfies `hwnas.devices.clock.Clock` with the time of the fake driver."""
-
-    def __init__(self, library: Any) -> None:
-        self._library = library
-        self._due: list[tuple[float, float, Callable[[], None]]] = []
-
-    def now(self) -> float:
-        """Seconds since the script began."""
-        return float(self._library.fake_nvml_now())
-
-    def sleep(self, seconds: float) -> None:
-        """Lets time pass, and whatever is to be called meanwhile be called."""
-        end = self.now() + seconds
-        while self._due and min(self._due)[0] <= end:
-            when, period, callback = min(self._due, key=lambda row: row[0])
-            self._library.fake_nvml_advance(max(0.0, when - self.now()))
-            self._due.remove((when, period, callback))
-            self._due.append((when + period, period, callback))
-            callback()
-        self._library.fake_nvml_advance(max(0.0, end - self.now()))
-
-    @contextmanager
-    def every(self, period_s: float, callback: Callable[[], None]) -> Iterator[None]:
-        """Calls back again and again while the context is open."""
-        self._due.append((self.now() + period_s, period_s, callback))
-        try:
-            yield
-        finally:
-            self._due = [row for row in self._due if row[2] is not callback]
-
-
 class Work:
-    """A network that runs on the fake card: each run takes so long, and draws the power that the script says."""
+    """A network that runs on a fake card and draws the power that the script says.
 
-    def __init__(self, driver: FakeDriver, clock: VirtualClock, seconds: float, card: int = 0) -> None:
-        self.driver, self.clock, self.seconds, self.card = driver, clock, seconds, card
+    Args:
+        driver: of the card.
+        clock: that the runs move.
+        seconds: of each run.
+        jitter: by which part of it runs differ, as a standard deviation.
+        card: its index.
+    """
+
+    def __init__(self, driver: FakeDriver, clock: VirtualClock, seconds: float, *, jitter: float = 0.0, card: int = 0) -> None:
+        self.driver, self.clock, self.seconds, self.jitter, self.card = driver, clock, seconds, jitter, card
+        self._rng = np.random.default_rng(0)
         self.truth: list[tuple[float, float]] = []
         """Of each run: when it began, and its true energy in J."""
 
@@ -109,6 +89,17 @@ class Work:
         for _ in range(runs):
             began, before = self.clock.now(), self.driver.joules(self.card)
             self.driver.library.fake_nvml_run(self.card)
-            self.clock.sleep(self.seconds)
+            self.clock.sleep(self.seconds * max(0.0, 1 + self.jitter * self._rng.standard_normal()))
             self.truth.append((began, self.driver.joules(self.card) - before))
         self.driver.library.fake_nvml_idle(self.card)
+
+    def joules(self, windows: Iterable[tuple[float, float]]) -> float:
+        """True energy of a run, the mean over those that began in a window; each window is given by its start and its length."""
+        return float(
+            np.mean([joules for start, length in windows for began, joules in self.truth if start - 1e-4 <= began < start + length])
+        )
+
+    def steady_joules(self, runs: int = 100) -> float:
+        """True energy of a run after many others, without a pause anywhere; moves the clock."""
+        self(max(runs, round(2 / self.seconds)))
+        return float(np.mean([joules for _, joules in self.truth[-runs:]]))

@@ -10,9 +10,9 @@ import cpuinfo
 import psutil
 
 from hwnas.devices.base import DeviceSpec, DeviceState, EnergyMeter, Unavailable
+from hwnas.devices.rapl import rapl_meter
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_POWERCAP = Path("/sys/class/powercap")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 # float32 operations per cycle and core: vector lanes x 2 (fused multiply-add) x 2 pipes; the widest set that is there counts
@@ -58,10 +58,8 @@ class CpuDevice:
         )
 
     def energy_meter(self) -> EnergyMeter | Unavailable:
-        """Why there is no meter: hwnas reads processors' energy through RAPL, which this version does not support yet."""
-        if any(_POWERCAP.glob("intel-rapl:*")):
-            return Unavailable("this machine has RAPL counters, which this version of hwnas does not read yet")
-        return Unavailable("this machine has no energy counter (no RAPL under /sys/class/powercap; usual in virtual machines)")
+        """RAPL's counters of the processor packages and their memory, or why they cannot be read."""
+        return rapl_meter()
 
 
 def _caches(folder: Path) -> dict[str, int]:

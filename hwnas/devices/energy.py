@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from hwnas.devices.base import Cadence, Energy, EnergyMeter, Unavailable
+from hwnas.devices.base import Cadence, DeviceState, Energy, EnergyMeter, Unavailable
 from hwnas.devices.clock import Clock, SystemClock
 
 T = TypeVar("T")
@@ -77,6 +77,7 @@ class Trial:
         delay_s: part of it that was waited.
         runs: in it.
         joules: of the whole window.
+        state: of the device at its end.
     """
 
     start_s: float
@@ -84,6 +85,7 @@ class Trial:
     delay_s: float
     runs: int
     joules: float
+    state: DeviceState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,7 @@ def measure(
     work: Work,
     *,
     rng: np.random.Generator,
-    temperature_c: Callable[[], float | None] = lambda: None,
+    state: Callable[[], DeviceState] = DeviceState,
     plan: Plan | None = None,
     clock: Clock | None = None,
 ) -> Measured | Unavailable:
@@ -156,14 +158,14 @@ def measure(
         meter: of the device.
         work: the network; built, warm, and its context alive.
         rng: draws the pauses.
-        temperature_c: of the device now; None where it does not tell, and then nothing waits for it.
+        state: of the device now; where it does not tell its temperature, nothing waits for that.
         plan: how long to measure.
         clock: time, and waiting.
 
     Returns:
         What was measured, or why it cannot be trusted.
     """
-    bench = _Bench(meter, work, rng, temperature_c, plan or Plan(), clock or SystemClock())
+    bench = _Bench(meter, work, rng, state, plan or Plan(), clock or SystemClock())
     return bench.run()
 
 
@@ -173,12 +175,12 @@ class _Bench:
         meter: EnergyMeter,
         work: Work,
         rng: np.random.Generator,
-        temperature_c: Callable[[], float | None],
+        state: Callable[[], DeviceState],
         plan: Plan,
         clock: Clock,
     ) -> None:
-        self.meter, self.work, self.rng, self.temperature_c, self.plan, self.clock = meter, work, rng, temperature_c, plan, clock
-        start_c = temperature_c()
+        self.meter, self.work, self.rng, self.state, self.plan, self.clock = meter, work, rng, state, plan, clock
+        start_c = state().temperature_c
         self.warmest_c = None if start_c is None else start_c + plan.band_c
         self.notes: dict[str, None] = {}
 
@@ -212,7 +214,7 @@ class _Bench:
     def cool(self) -> Unavailable | None:
         """Waits until the device is in the band of temperatures; why not, if it stays warmer."""
         give_up = self.clock.now() + self.plan.cool_s
-        while self.warmest_c is not None and (now_c := self.temperature_c()) is not None and now_c > self.warmest_c:
+        while self.warmest_c is not None and (now_c := self.state().temperature_c) is not None and now_c > self.warmest_c:
             if self.clock.now() >= give_up:
                 waited = f"after {self.plan.cool_s:.0f} s it is still at {now_c:.0f} °C"
                 return Unavailable(f"the device does not cool to {self.warmest_c:.0f} °C between trials ({waited})")
@@ -248,7 +250,7 @@ class _Bench:
         if isinstance(energy, Unavailable):
             return energy
         self.notes.update(dict.fromkeys(energy.notes))
-        return Trial(start_s=start_s, seconds=seconds, delay_s=delays.seconds, runs=runs, joules=energy.joules)
+        return Trial(start_s=start_s, seconds=seconds, delay_s=delays.seconds, runs=runs, joules=energy.joules, state=self.state())
 
     def rise(self) -> float:
         """Works until power is steady and the meter knows it; the time of a run in s."""

@@ -197,7 +197,9 @@ class Link:
             computing: this process has work on the card, so one of those listed is it: if none has its number, then one of which this
                 machine knows no process is taken to be it.
         """
-        listed = self.ask("nvmlDeviceGetComputeRunningProcesses", self._handle)
+        listed = self.ask("nvmlDeviceGetComputeRunningProcesses_v3", self._handle)
+        if listed is None:  # drivers before 510
+            listed = self.ask("nvmlDeviceGetComputeRunningProcesses_v2", self._handle)
         if listed is None:
             return None
         numbers = sorted({process.pid for process in listed})

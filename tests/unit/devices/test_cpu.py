@@ -9,6 +9,7 @@ import pytest
 
 from hwnas.devices import DeviceState, Unavailable, cpu, find
 from hwnas.devices.cpu import CpuDevice, _caches
+from hwnas.devices.rapl import rapl_meter
 
 
 def test_the_spec_is_sane() -> None:
@@ -100,13 +101,16 @@ def test_a_state_that_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert CpuDevice().state() == DeviceState(load=0.0)
 
 
-def test_no_meter_is_a_value_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Energy is unavailable, never 0 J, and the reason says whether the machine has counters at all."""
-    monkeypatch.setattr(cpu, "_POWERCAP", tmp_path)
+def test_the_meter_is_rapls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Energy is unavailable with its reason, never 0 J, where the machine has no counters; with them, they are the meter."""
+    monkeypatch.setattr(cpu, "rapl_meter", lambda: rapl_meter(tmp_path))
     without = CpuDevice().energy_meter()
     assert isinstance(without, Unavailable)
     assert "no energy counter" in without.reason
-    (tmp_path / "intel-rapl:0").mkdir()
-    there = CpuDevice().energy_meter()
-    assert isinstance(there, Unavailable)
-    assert "RAPL counters" in there.reason
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    for name, text in (("name", "package-0"), ("energy_uj", "1"), ("max_energy_range_uj", "262143328850")):
+        (zone / name).write_text(text + "\n")
+    meter = CpuDevice().energy_meter()
+    assert not isinstance(meter, Unavailable)
+    assert meter.source == "rapl"
