@@ -32,7 +32,8 @@ def devices(as_json: bool) -> None:
     console = options.console()
     for found in machine.devices:
         caches = ", ".join(f"{level} {format_bytes(size)}" for level, size in found.spec.caches_bytes.items())
-        what = f"  {found.spec.model}, {found.spec.units} cores, {' '.join(found.spec.features)}"
+        units = "cores" if found.spec.kind == "cpu" else "multiprocessors"
+        what = f"  {found.spec.model}, {found.spec.units} {units} {' '.join(found.spec.features)}".rstrip()
         console.print(options.headed(found.spec.name, what))
         console.print(f"  caches   {caches}; memory {format_bytes(found.spec.memory_bytes)}")
         console.print(f"  energy   {f'unavailable: {found.energy}' if found.energy else 'available'}")

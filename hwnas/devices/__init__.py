@@ -1,10 +1,9 @@
 """What the machine is: its devices, their state, their energy meters."""
 
 from hwnas.devices.base import Cadence, Device, DeviceSpec, DeviceState, Energy, EnergyMeter, Unavailable
-from hwnas.devices.registry import NAMES, check_name, find, here, nvidia_absence
+from hwnas.devices.registry import find, here, name_of, names, nvidia_cards, unknown
 
 __all__ = [
-    "NAMES",
     "Cadence",
     "Device",
     "DeviceSpec",
@@ -12,8 +11,10 @@ __all__ = [
     "Energy",
     "EnergyMeter",
     "Unavailable",
-    "check_name",
     "find",
     "here",
-    "nvidia_absence",
+    "name_of",
+    "names",
+    "nvidia_cards",
+    "unknown",
 ]

@@ -1,7 +1,7 @@
-"""Devices that need not be at hand: what their makers say of them, from `profiles/<device>/device.toml`.
+"""Devices that need not be at hand: what others say of them, from `profiles/<device>/device.toml`.
 
-A name stands for a family of parts that differ in clock, memory or power (`a100`: PCIe and SXM, 40 and 80 GB). Every figure names its
-source in the file. A user's own file, in the workspace, goes before the one that ships.
+A name stands for a family of parts that differ in clock, memory or power (`a100`: PCIe and SXM, 40 and 80 GB). Every figure names the
+document it comes from, and says so where that document was not opened. A user's own file, in the workspace, goes before the one that ships.
 """
 
 from __future__ import annotations
@@ -13,11 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from hwnas import assets
-from hwnas.devices.base import DeviceSpec
+from hwnas.devices.base import Cadence, DeviceSpec
 from hwnas.errors import FormatError, NotFoundError, did_you_mean, one_line
 
-FORMAT = 1
+FORMAT = 2
 FILE = "device.toml"
+READINGS = ("usage", "average", "instant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a figure comes from.
+
+    Attributes:
+        document: its title, and how the figure follows from it where it is not simply written there.
+        url: where it was read; empty where it cannot be linked to.
+        verified: whether the figure was looked up there. Where it was not, it is written from memory.
+    """
+
+    document: str
+    url: str = ""
+    verified: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +43,19 @@ class Part:
     Attributes:
         id: unique within the device, such as `sxm4-40gb`.
         spec: its figures; `model` is the name that NVML reports.
+        power: how each of the part's power readings follows the truth, by NVML's field: `usage`, `average`, `instant`.
         sources: where each figure comes from.
     """
 
     id: str
     spec: DeviceSpec
-    sources: Mapping[str, str]
+    power: Mapping[str, Cadence]
+    sources: Mapping[str, Source]
+
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """The figures that nobody looked up, sorted."""
+        return tuple(sorted(figure for figure, source in self.sources.items() if not source.verified))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +109,23 @@ def entry(name: str, trees: Iterable[Path] = ()) -> Entry:
     raise NotFoundError(f"the catalogue does not describe '{name}'{did_you_mean(name, known)}; it has: {', '.join(known)}")
 
 
+def parts(trees: Iterable[Path] = ()) -> tuple[Part, ...]:
+    """Every part of every device.
+
+    Raises:
+        FormatError: a file is damaged, or of a version that this hwnas does not read.
+    """
+    trees = tuple(trees)
+    return tuple(part for name in names(trees) for part in entry(name, trees).parts)
+
+
 def find_model(model: str, trees: Iterable[Path] = ()) -> Part:
     """The part that NVML calls by this name.
 
     Raises:
         NotFoundError: no file describes it.
     """
-    trees = tuple(trees)
-    every = [part for name in names(trees) for part in entry(name, trees).parts]
+    every = parts(trees)
     for part in every:
         if part.spec.model == model:
             return part
@@ -110,18 +142,28 @@ def _read(file: Path) -> Entry:
         plain = tomllib.loads(file.read_text())
         if plain.get("format") != FORMAT:
             raise FormatError(f"'{file}' has format {plain.get('format')}, this hwnas reads {FORMAT}; update hwnas, or write it anew")
-        parts = tuple(_part(plain["name"], part) for part in plain["part"])
-        found = Entry(name=plain["name"], default=plain["default"], parts=parts)
+        read = tuple(_part(plain["name"], {**plain.get("common", {}), **part}, plain["source"]) for part in plain["part"])
+        found = Entry(name=plain["name"], default=plain["default"], parts=read)
         found.part()
     except (OSError, ValueError, LookupError, TypeError, AttributeError, NotFoundError) as error:
         raise FormatError(f"'{file}' is damaged ({type(error).__name__}: {one_line(error)}); restore it, or write it anew") from error
     return found
 
 
-def _part(name: str, plain: Mapping[str, Any]) -> Part:
-    figures = {key: value for key, value in plain.items() if key not in ("id", "source")}
-    unsourced = sorted(set(figures) - set(plain["source"]))
-    if unsourced:
-        raise ValueError(f"part '{plain['id']}' gives no source for '{unsourced[0]}'")
+def _part(name: str, plain: Mapping[str, Any], sources: Iterable[Mapping[str, Any]]) -> Part:
+    figures = dict(plain)
+    part = figures.pop("id")
+    named = {figure: _source(part, figure, sources) for figure in figures}
+    power = {reading: Cadence(**cadence) for reading, cadence in figures.pop("power", {}).items()}
+    if not power.keys() <= set(READINGS):
+        raise ValueError(f"part '{part}' has a power reading that NVML has not: {', '.join(sorted(power.keys() - set(READINGS)))}")
     spec = DeviceSpec(name=name, kind="gpu", caches_bytes={"l2": figures.pop("l2_bytes")}, **figures)
-    return Part(id=plain["id"], spec=spec, sources=dict(plain["source"]))
+    return Part(id=part, spec=spec, power=power, sources=named)
+
+
+def _source(part: str, figure: str, sources: Iterable[Mapping[str, Any]]) -> Source:
+    """The first source that speaks of the figure and, if it speaks of certain parts only, of this one."""
+    for source in sources:
+        if figure in source["figures"] and part in source.get("parts", (part,)):
+            return Source(**{key: value for key, value in source.items() if key not in ("figures", "parts")})
+    raise ValueError(f"part '{part}' gives no source for '{figure}'")

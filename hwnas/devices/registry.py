@@ -1,60 +1,106 @@
-"""Finding a device by the name that a user types."""
+"""Finding a device by what a user types: `cpu`, a device of the catalogue, `cuda:1`, or the UUID of a card."""
 
 from __future__ import annotations
 
 import ctypes
 from functools import cache
 
-from hwnas.devices.base import Device
+from hwnas.devices import catalogue, nvml
+from hwnas.devices.base import Device, Unavailable
 from hwnas.devices.cpu import CpuDevice
-from hwnas.errors import DeviceUnavailable, UsageError, did_you_mean
+from hwnas.devices.nvidia import NvidiaDevice
+from hwnas.devices.nvml import Card
+from hwnas.devices.select import identify, select, selects, undescribed
+from hwnas.errors import DeviceUnavailable, MissingExtraError, UsageError, did_you_mean
 
-# Cards that hwnas knows by name. None has been measured by us yet: "not yet run on hardware".
-GPUS = ("a10", "a100", "a30", "b200", "h100", "h200", "l4", "l40s", "orin", "rtx3090", "rtx4090", "rtx5090", "t4", "v100")
-NAMES = ("cpu", *GPUS)
+CPU = "cpu"
 
 
 @cache
+def _cpu() -> CpuDevice:
+    """The same object every time, since asking a processor what it is takes a second."""
+    return CpuDevice()
+
+
+def names() -> tuple[str, ...]:
+    """The devices that hwnas knows by name, here or not."""
+    return (CPU, *catalogue.names())
+
+
 def here() -> tuple[Device, ...]:
-    """The devices of this machine; the same objects every time, since asking a processor what it is takes a second."""
-    return (CpuDevice(),)
+    """The devices of this machine that hwnas knows: its processor, then its cards in the driver's order."""
+    cards, parts = nvidia_cards(), catalogue.parts()
+    if isinstance(cards, Unavailable):
+        return (_cpu(),)
+    return (_cpu(), *(NvidiaDevice(card, part) for card in cards if (part := identify(card, parts))))
 
 
-def nvidia_absence() -> str | None:
-    """Why no NVIDIA card can be used here, or None where its driver answers."""
+def unknown() -> tuple[str, ...]:
+    """What to say of the cards of this machine that the catalogue does not describe."""
+    cards, parts = nvidia_cards(), catalogue.parts()
+    if isinstance(cards, Unavailable):
+        return ()
+    return tuple(undescribed(card) for card in cards if identify(card, parts) is None)
+
+
+def nvidia_cards() -> tuple[Card, ...] | Unavailable:
+    """The cards that the NVIDIA driver lists, or why it lists none."""
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
+        return nvml.cards()
+    except DeviceUnavailable as error:
+        return Unavailable(str(error).partition("; ")[0])
+    except MissingExtraError as error:
+        return Unavailable(str(error) if _driver() else "no NVIDIA driver (libnvidia-ml.so.1 is not there)")
+
+
+def _driver() -> bool:
+    """Whether there is a driver, asked without its client."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        return "no NVIDIA driver (libnvidia-ml.so.1 is not there)"
-    return None if library.nvmlInit_v2() == 0 else "the NVIDIA driver does not answer (nvmlInit failed)"
+        return False
+    return True
 
 
 def check_name(name: str) -> None:
-    """Refuses names that no device has, here or elsewhere.
+    """Refuses what means no device, here or elsewhere.
 
     Raises:
         UsageError: hwnas knows no such device.
     """
-    if name not in NAMES:
-        raise UsageError(f"unknown device '{name}'{did_you_mean(name, NAMES)}; known: {', '.join(NAMES)}")
+    known = names()
+    if name not in known and not selects(name):
+        raise UsageError(f"unknown device '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}, cuda:N, or the UUID of a card")
+
+
+def name_of(asked: str) -> str:
+    """The device that is meant, as profiles and predictors name it: `a100` for a `cuda:1` that is one.
+
+    Raises:
+        UsageError: hwnas knows no such device.
+        DeviceUnavailable: it is a card that is not here.
+        NotFoundError: it is a card that the catalogue does not describe.
+    """
+    check_name(asked)
+    return find(asked).spec.name if selects(asked) else asked
 
 
 def find(name: str) -> Device:
-    """The device of that name on this machine.
+    """The device that is meant, on this machine.
 
     Raises:
         UsageError: hwnas knows no such device.
-        DeviceUnavailable: it does, but this machine has none; says what is here and what to do.
+        DeviceUnavailable: this machine has none, or several; says what is here and what to do.
+        NotFoundError: it is a card that the catalogue does not describe.
     """
     check_name(name)
-    for device in here():
-        if device.spec.name == name:
-            return device
-    present = ", ".join(f"{device.spec.name} ({device.spec.model}, {device.spec.units} cores)" for device in here())
-    absence = nvidia_absence()
-    remedy = (
-        f"run 'hwnas profile --device {name}' on a machine that has one, or use --device cpu"
-        if absence
-        else "this version of hwnas measures CPUs only; use --device cpu"
-    )
-    raise DeviceUnavailable(f"no '{name}' on this machine: {absence or 'an NVIDIA driver answers'}; here: {present}; {remedy}")
+    if name == CPU:
+        return _cpu()
+    cards = nvidia_cards()
+    if isinstance(cards, Unavailable):
+        processor = f"cpu ({_cpu().spec.model}, {_cpu().spec.units} cores)"
+        command = "this" if selects(name) else f"'hwnas profile --device {name}'"
+        raise DeviceUnavailable(
+            f"no '{name}' on this machine: {cards.reason}; here: {processor}; run {command} on a machine that has one, or use --device cpu"
+        )
+    return NvidiaDevice(*select(name, cards, catalogue.parts()))

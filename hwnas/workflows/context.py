@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 
 from hwnas import __version__, spaces
-from hwnas.devices import Device, check_name, find
+from hwnas.devices import Device, find, name_of
 from hwnas.errors import UsageError
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import Profile, Setting
@@ -21,8 +21,9 @@ def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, bat
 
     Raises:
         UsageError: for an unknown device, one that has no runtime here, or an impossible number of threads or images.
+        DeviceUnavailable: for a card, such as `cuda:1`, that is not here.
     """
-    check_name(device)
+    device = name_of(device)
     if threads < 1:
         raise UsageError(f"--threads must be at least 1, got {threads}")
     if batch < 1:
@@ -37,7 +38,7 @@ def device_and_runtime(device: str, *, threads: int, batch: int, precision: str 
         DeviceUnavailable: the device is not on this machine.
     """
     found = find(device)
-    setting = setting_of(device, threads=threads, batch=batch, precision=precision)
+    setting = setting_of(found.spec.name, threads=threads, batch=batch, precision=precision)
     return found, registry.make(setting.runtime, threads), setting
 
 

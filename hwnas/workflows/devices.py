@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hwnas.devices import DeviceSpec, DeviceState, Unavailable, here, nvidia_absence
+from hwnas.devices import DeviceSpec, DeviceState, Unavailable, here, nvidia_cards, unknown
 from hwnas.runtimes.registry import Status, statuses
 
 
@@ -55,6 +55,7 @@ def look() -> Machine:
     for device in here():
         meter = device.energy_meter()
         found.append(Found(spec=device.spec, state=device.state(), energy=meter.reason if isinstance(meter, Unavailable) else ""))
-    reason = nvidia_absence()
-    absent = {"NVIDIA GPU": reason} if reason else {"NVIDIA GPU": "its driver answers, but this version of hwnas measures CPUs only"}
+    cards = nvidia_cards()
+    reasons = (cards.reason,) if isinstance(cards, Unavailable) else unknown() or (() if cards else ("its driver lists no card",))
+    absent = {"NVIDIA GPU": "; ".join(reasons)} if reasons else {}
     return Machine(devices=tuple(found), runtimes=statuses(), absent=absent)
