@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from pathlib import Path
 
+from hwnas.assets import Workspace
 from hwnas.devices import catalogue, nvml
 from hwnas.devices.base import Device, Unavailable
 from hwnas.devices.cpu import CpuDevice
@@ -24,12 +26,12 @@ def _cpu() -> CpuDevice:
 
 def names() -> tuple[str, ...]:
     """The devices that hwnas knows by name, here or not."""
-    return (CPU, *catalogue.names())
+    return (CPU, *catalogue.names(_trees()))
 
 
 def here() -> tuple[Device, ...]:
     """The devices of this machine that hwnas knows: its processor, then its cards in the driver's order."""
-    cards, parts = nvidia_cards(), catalogue.parts()
+    cards, parts = nvidia_cards(), catalogue.parts(_trees())
     if isinstance(cards, Unavailable):
         return (_cpu(),)
     return (_cpu(), *(NvidiaDevice(card, part) for card in cards if (part := identify(card, parts))))
@@ -37,10 +39,15 @@ def here() -> tuple[Device, ...]:
 
 def unknown() -> tuple[str, ...]:
     """What to say of the cards of this machine that the catalogue does not describe."""
-    cards, parts = nvidia_cards(), catalogue.parts()
+    cards, parts = nvidia_cards(), catalogue.parts(_trees())
     if isinstance(cards, Unavailable):
         return ()
     return tuple(undescribed(card) for card in cards if identify(card, parts) is None)
+
+
+def _trees() -> tuple[Path, ...]:
+    """Where users describe their own devices: in the workspace that is theirs, whichever one a command works in."""
+    return (Workspace.at().profiles,)
 
 
 def nvidia_cards() -> tuple[Card, ...] | Unavailable:
@@ -103,4 +110,4 @@ def find(name: str) -> Device:
         raise DeviceUnavailable(
             f"no '{name}' on this machine: {cards.reason}; here: {processor}; run {command} on a machine that has one, or use --device cpu"
         )
-    return NvidiaDevice(*select(name, cards, catalogue.parts()))
+    return NvidiaDevice(*select(name, cards, catalogue.parts(_trees())))

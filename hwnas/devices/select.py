@@ -68,7 +68,7 @@ def undescribed(card: Card) -> str:
     capability = ".".join(map(str, card.compute_capability))
     return (
         f"card cuda:{card.index} is a '{card.name}' of compute capability {capability}, which no device.toml describes; "
-        "write one into profiles/NAME/ of the workspace (docs/devices.md)"
+        "write profiles/NAME/device.toml in $HWNAS_HOME or your data folder (docs/devices.md)"
     )
 
 

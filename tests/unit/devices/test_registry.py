@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import pytest
 from fake_nvml import A100, FakeDriver
 
+from hwnas import assets
 from hwnas.devices import Unavailable, find, here, name_of, names, nvidia_cards, nvml, registry, unknown
 from hwnas.errors import DeviceUnavailable, MissingExtraError, NotFoundError, UsageError
 
@@ -85,8 +87,22 @@ def test_what_is_here(driver: FakeDriver) -> None:
     assert [device.spec.name for device in here()] == ["cpu", "a100", "l4"]
     (message,) = unknown()
     assert "cuda:1 is a 'NVIDIA A100-SXM-64GB'" in message
-    with pytest.raises(NotFoundError, match=r"write one into profiles/NAME/"):
+    with pytest.raises(NotFoundError, match=r"write profiles/NAME/device\.toml in \$HWNAS_HOME"):
         find("cuda:1")
+
+
+def test_a_card_that_the_user_describes(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file in the user's own workspace makes a card known, by its own name and by its number."""
+    folder = tmp_path / "profiles" / "leonardo"
+    folder.mkdir(parents=True)
+    text = (assets.root("profiles") / "a30" / "device.toml").read_text()
+    text = text.replace('name = "a30"', 'name = "leonardo"').replace("NVIDIA A30", "NVIDIA A100-SXM-64GB")
+    (folder / "device.toml").write_text(text)
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path))
+    driver.load(A100 + STRANGE)
+    assert "leonardo" in names()
+    assert find("leonardo") == find("cuda:1")
+    assert name_of("cuda:1") == "leonardo"
 
 
 def test_no_card_is_unknown_without_a_driver() -> None:
