@@ -39,6 +39,17 @@ SECONDS = _Parsed("time", units.parse_seconds)
 FRACTION = _Parsed("percentage", units.parse_fraction)
 
 
+def _batches(text: str) -> tuple[int, int, int]:
+    try:
+        least, usual, most = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"batches are given as smallest,usual,largest, such as 1,8,32; got '{text}'") from error
+    return least, usual, most
+
+
+BATCHES = _Parsed("batches", _batches)
+
+
 def home(function: F) -> F:
     """`--home`: the workspace."""
     return click.option(

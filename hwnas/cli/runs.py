@@ -18,10 +18,12 @@ from hwnas.units import format_bytes, format_count, format_fraction, format_quan
 from hwnas.workflows.runs import SearchOptions
 
 if TYPE_CHECKING:
+    from hwnas.export.engine_manifest import EngineManifest
     from hwnas.export.manifest import Manifest
     from hwnas.workflows.search import Outcome, Plan, Watch
 
 DEFAULTS = SearchOptions()
+_PRECISIONS = {"onnx": ("fp32", "int8", "auto"), "tensorrt": ("fp32", "fp16", "int8", "mixed")}
 
 
 @click.command()
@@ -167,26 +169,98 @@ def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
 @click.argument("run", required=False)
 @click.option("--rank", type=int, default=1, show_default=True, help="Which finalist.")
 @click.option(
+    "--to", "target", type=click.Choice(["onnx", "tensorrt"]), default="onnx", show_default=True, help="A model, or an engine of NVIDIA's."
+)
+@click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8", "auto"]),
-    default="auto",
-    show_default=True,
-    help="What to ship; auto takes int8 only where it is faster and as accurate to a point, or was searched for.",
+    type=click.Choice(["fp32", "fp16", "int8", "mixed", "auto"]),
+    default=None,
+    help="What to ship. A model: fp32, int8, or auto (the default), which takes int8 only where it is faster and as accurate to a point, "
+    "or was searched for. An engine: fp32, fp16 (the default), int8, or mixed, which keeps in fp16 what int8 harms.",
 )
 @click.option("-o", "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
+@click.option("--flavor", type=click.Choice(["tensorrt", "rtx"]), default="tensorrt", help="Engine: built on its card, or anywhere (rtx).")
+@click.option("--compute-capability", "capabilities", multiple=True, help="Engine, rtx: cards to build for, such as sm86; may be repeated.")
+@click.option("--batches", type=options.BATCHES, default=None, help="Engine: smallest, usual and largest batch, such as 1,8,32.")
+@click.option("--tf32", is_flag=True, help="Engine: let fp32 products round their factors to TF32.")
+@click.option("--version-compatible", is_flag=True, help="Engine: loads in later versions of TensorRT too.")
+@click.option("--hardware-compatible", is_flag=True, help="Engine: runs on every card since Ampere.")
+@click.option("--refittable", is_flag=True, help="Engine: weights can be replaced without a build.")
+@click.option("--ep-context", "with_ep_context", is_flag=True, help="Engine: write the form that ONNX Runtime loads as well.")
 @options.home
 @options.as_json
-def export(run: str | None, rank: int, precision: Any, out_dir: Path, force: bool, workspace: Workspace, as_json: bool) -> None:
-    """Export a finalist of RUN (the newest by default) as an ONNX model, measured and verified."""
+@click.pass_context
+def export(
+    ctx: click.Context,
+    /,
+    run: str | None,
+    rank: int,
+    target: str,
+    precision: Any,
+    out_dir: Path,
+    force: bool,
+    workspace: Workspace,
+    as_json: bool,
+    **engine: Any,
+) -> None:
+    """Export a finalist of RUN (the newest by default): an ONNX model, measured and verified, or an engine for NVIDIA cards."""
+    if precision is not None and precision not in _PRECISIONS[target]:
+        raise UsageError(f"--to {target} has the precisions {', '.join(_PRECISIONS[target])}, not '{precision}'")
+    if target == "tensorrt":
+        shared = {"rank": rank, "out_dir": out_dir, "force": force, "precision": precision or "fp16"}
+        _export_engine(workspace, run, shared, engine, as_json)
+        return
+    typed = [name for name in engine if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if typed:
+        flag = next(param.opts[0] for param in ctx.command.params if param.name == typed[0])
+        raise UsageError(f"{flag} is for engines; add --to tensorrt")
     from hwnas.workflows.export import export as workflow
 
     with _doing("export") as doing:
-        _, manifest = workflow(workspace, run, rank=rank, precision=precision, out_dir=out_dir, force=force, doing=doing)
+        _, manifest = workflow(workspace, run, rank=rank, precision=precision or "auto", out_dir=out_dir, force=force, doing=doing)
     if as_json:
         options.print_json(_export_json(manifest, out_dir))
         return
     _print_export(manifest, out_dir)
+
+
+def _export_engine(workspace: Workspace, run: str | None, shared: dict[str, Any], engine: dict[str, Any], as_json: bool) -> None:
+    from hwnas.runtimes.trt_build import Options
+    from hwnas.workflows.export_engine import export_to_tensorrt, plain
+
+    batches, with_ep_context = engine.pop("batches"), engine.pop("with_ep_context")
+    how = Options(**engine)
+    with _doing("export") as doing:
+        _, manifest = export_to_tensorrt(
+            workspace, run, options=how, batches=batches, with_ep_context=with_ep_context, doing=doing, **shared
+        )
+    if as_json:
+        options.print_json(plain(manifest, shared["out_dir"]))
+        return
+    _print_engine(manifest, shared["out_dir"])
+
+
+def _print_engine(manifest: EngineManifest, out_dir: Path) -> None:
+    console, engine = options.console(), manifest.options
+    cards = ", ".join(engine.targets) or "the card that built it"
+    console.print(f"exported as {manifest.precision} to {out_dir}: an engine of {manifest.settings['flavor']} for {cards}")
+    table = Table("nodes", "engine", "accuracy (locked test)", "in fp32", "output error", "latency")
+    table.add_row(
+        ", ".join(f"{count} {name}" for name, count in manifest.nodes.items()),
+        format_bytes(manifest.engine_bytes),
+        format_fraction(manifest.accuracy),
+        format_fraction(manifest.accuracy_fp32),
+        format_fraction(manifest.output_error),
+        manifest.latency,
+    )
+    console.print(table)
+    console.print("accuracy is that of the engine's model on this processor, in the engine's precisions")
+    for kept in manifest.compared[:3]:
+        console.print(f"{kept.node} alone in int8: error {format_fraction(kept.error)}; it computes in {kept.precision}")
+    console.print("the engine was loaded here" if manifest.loads else f"the engine was not loaded here: {manifest.loading}")
+    for command in manifest.commands:
+        console.print(f"on the card: {command}")
 
 
 def _export_json(manifest: Manifest, out_dir: Path) -> dict[str, Any]:

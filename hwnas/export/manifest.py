@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from hwnas.errors import FormatError, NotFoundError
 from hwnas.predict.estimate import Estimate
@@ -16,6 +16,7 @@ from hwnas.runtimes.samples import Ratio, Samples
 FORMAT = 1
 NAME = "manifest.json"
 MODEL = "model.onnx"
+Kind = Literal["model", "engine"]  # an ONNX model for ONNX Runtime, or an engine of TensorRT; a manifest says it only of engines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +171,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into a folder."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2, allow_nan=False)
-        (folder / NAME).write_text(text + "\n", encoding="utf-8")
+        write_plain(folder, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -181,30 +181,56 @@ class Manifest:
             NotFoundError: when the folder holds none.
             FormatError: when it is damaged or of another format.
         """
-        path = folder / NAME
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError(f"'{folder}' holds no export ({NAME} is missing); make one with: hwnas export RUN -o DIR") from error
-        except ValueError as error:
-            raise FormatError(f"'{path}' is damaged ({error}); export again") from error
-        found = plain.pop("format", None) if isinstance(plain, dict) else None
-        if found != FORMAT:
-            raise FormatError(f"'{path}' has format {found}, this hwnas reads {FORMAT}; export again, or use the hwnas that wrote it")
+        path, plain = folder / NAME, read_plain(folder, kind="model")
         try:
             return cls(**_parsed(plain))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"'{path}' is damaged ({type(error).__name__}: {error}); export again") from error
 
 
+def write_plain(folder: Path, content: Mapping[str, Any]) -> None:
+    """Writes `manifest.json` into a folder."""
+    text = json.dumps({"format": FORMAT, **content}, indent=2, allow_nan=False)
+    (folder / NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_plain(folder: Path, *, kind: Kind) -> dict[str, Any]:
+    """What a folder's `manifest.json` says, without its format and kind.
+
+    Raises:
+        NotFoundError: when the folder holds no export.
+        FormatError: when the manifest is damaged, of another format, or of an export of the other kind.
+    """
+    path = folder / NAME
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"'{folder}' holds no export ({NAME} is missing); make one with: hwnas export RUN -o DIR") from error
+    except ValueError as error:
+        raise FormatError(f"'{path}' is damaged ({error}); export again") from error
+    found = plain.pop("format", None) if isinstance(plain, dict) else None
+    if found != FORMAT:
+        raise FormatError(f"'{path}' has format {found}, this hwnas reads {FORMAT}; export again, or use the hwnas that wrote it")
+    content: dict[str, Any] = plain
+    other = content.pop("kind", "model")
+    if other != kind:
+        reader = "engine.verify_engine" if other == "engine" else "verify.verify"
+        raise FormatError(f"'{folder}' holds an export of kind '{other}', not '{kind}'; check it with hwnas.export.{reader}")
+    return content
+
+
+def lineage_of(plain: Mapping[str, Any]) -> Lineage:
+    """A lineage from what JSON keeps of it."""
+    return Lineage(**{**plain, "genotype": tuple(plain["genotype"]), "seeds": tuple(plain["seeds"])})
+
+
 def _parsed(plain: dict[str, Any]) -> dict[str, Any]:
-    lineage = plain["lineage"]
     return {
         **plain,
         "variants": tuple(_variant(row) for row in plain["variants"]),
         "torch": Timing(**plain["torch"]),
         "predicted": {metric: Estimate(**row) for metric, row in plain["predicted"].items()},
-        "lineage": Lineage(**{**lineage, "genotype": tuple(lineage["genotype"]), "seeds": tuple(lineage["seeds"])}),
+        "lineage": lineage_of(plain["lineage"]),
         "files": {name: File(**row) for name, row in plain["files"].items()},
     }
 

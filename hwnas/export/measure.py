@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 
 from hwnas.errors import require
+from hwnas.export.numerics import Runs
 from hwnas.ir import Graph
 from hwnas.ir.node import Array
-from hwnas.runtimes.base import Session
 from hwnas.runtimes.ort import pinned
 from hwnas.runtimes.samples import Clock, Samples, StoppingRule, interleave, sample
 
@@ -105,7 +105,7 @@ def eager_torch(graph: Graph, feed: Mapping[str, Array], threads: int) -> Iterat
         torch.set_num_threads(before)
 
 
-def predictor(session: Session, graph: Graph) -> Predict:
+def predictor(session: Runs, graph: Graph) -> Predict:
     """A session as a function of any number of images: they are served in batches of the network's fixed size, the last one padded."""
     ((name, spec),) = graph.inputs.items()
     size = spec.shape[0]

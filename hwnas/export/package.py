@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hwnas.errors import GraphError, HwnasError, UsageError, require
-from hwnas.export.manifest import MODEL, NAME, File, Lineage, Manifest, Speedup, Timing, Variant
+from hwnas.errors import GraphError, UsageError, require
+from hwnas.export.folder import new_folder
+from hwnas.export.manifest import MODEL, File, Lineage, Manifest, Speedup, Timing, Variant
 from hwnas.export.measure import Accuracy, Latencies, eager_torch, predictor, side_by_side, time_all
 from hwnas.export.quantize import Feed, int8
 from hwnas.export.verify import SAMPLE, TOLERANCE, difference, verify
@@ -94,7 +92,7 @@ def export(
         raise UsageError("an export needs inputs from the training split, to time the network with and to calibrate int8; got none")
     feed = dict(feeds[0])
     form = "none"
-    with _folder(out_dir, force=force) as folder:
+    with new_folder(out_dir, force=force) as folder:
         candidates = [_fp32(graph, feed, runtime, accuracy)]
         if precision != "fp32":
             form, model = _fastest_form(graph, feeds, runtime, seconds / 4)
@@ -207,49 +205,3 @@ def _write_timings(latencies: Latencies, path: Path) -> None:
             columns["round"] += range(samples.n)
             columns["seconds"] += samples.seconds.tolist()
     pq.write_table(pa.table(columns).replace_schema_metadata({"format": "1"}), path)
-
-
-@contextmanager
-def _folder(target: Path, *, force: bool) -> Iterator[Path]:
-    """A new folder to fill, which becomes `target` when all went well and disappears otherwise.
-
-    Raises:
-        UsageError: the target is in use.
-        HwnasError: for whatever the file system refuses.
-    """
-    target = target.resolve()
-    replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
-    folder = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        _check_free(target, force=force)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-        try:
-            yield folder
-            if target.exists():
-                target.rename(replaced)
-            try:
-                folder.rename(target)
-            except OSError:
-                if replaced.exists():
-                    replaced.rename(target)
-                raise
-            shutil.rmtree(replaced, ignore_errors=True)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise HwnasError(
-            f"the export to '{target}' failed: {error.strerror or error}; make room there or give another folder with -o"
-        ) from error
-
-
-def _check_free(target: Path, *, force: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise UsageError(f"an export needs a folder, and '{target}' is a file; give another with -o")
-    if any(target.iterdir()):
-        if not (target / NAME).is_file():
-            raise UsageError(f"'{target}' is in use and holds no export; give another folder with -o")
-        if not force:
-            raise UsageError(f"'{target}' holds an export already; give another folder with -o, or replace it with --force")

@@ -41,23 +41,11 @@ def verify(folder: Path, runtime: OrtRuntime | None = None) -> Verified:
         GraphError: when the model is not valid ONNX, ONNX Runtime does not load it, or it answers otherwise.
     """
     manifest = Manifest.read(folder)
-    for name, promised in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise FormatError(f"'{path}' is missing from the export; export again")
-        if File.of(path) != promised:
-            raise FormatError(f"'{path}' has changed since the export (its SHA-256 differs); export again")
-    missing = [name for name in (MODEL, *SAMPLE) if name not in manifest.files]
-    if missing:
-        raise FormatError(f"the manifest of '{folder}' does not list {missing[0]}; export again")
-    onnx = require("onnx")
-    try:
-        onnx.checker.check_model(str(folder / MODEL), full_check=True)
-    except Exception as error:
-        raise GraphError(f"'{folder / MODEL}' is not valid ONNX: {' '.join(str(error).split())}") from error
+    check_files(folder, manifest.files, (MODEL, *SAMPLE))
+    check_model(folder / MODEL)
     given, expected = (np.load(folder / name, allow_pickle=False) for name in SAMPLE)
     model = (folder / MODEL).read_bytes()
-    reads = onnx.load_from_string(model).graph.input[0].name
+    reads = require("onnx").load_from_string(model).graph.input[0].name
     worst = difference([expected], (runtime or OrtRuntime()).build(model).run({reads: given}))
     if not worst <= TOLERANCE[manifest.precision]:
         raise GraphError(
@@ -65,6 +53,36 @@ def verify(folder: Path, runtime: OrtRuntime | None = None) -> Verified:
             f"at most {TOLERANCE[manifest.precision]:.2g} is allowed; export again on this machine"
         )
     return Verified(manifest=manifest, difference=worst)
+
+
+def check_files(folder: Path, files: Mapping[str, File], needed: Sequence[str]) -> None:
+    """Whether all files are there as they were written.
+
+    Raises:
+        FormatError: when one is missing, changed or not listed; names it.
+    """
+    for name, promised in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise FormatError(f"'{path}' is missing from the export; export again")
+        if File.of(path) != promised:
+            raise FormatError(f"'{path}' has changed since the export (its SHA-256 differs); export again")
+    missing = [name for name in needed if name not in files]
+    if missing:
+        raise FormatError(f"the manifest of '{folder}' does not list {missing[0]}; export again")
+
+
+def check_model(path: Path) -> None:
+    """Whether a file is valid ONNX.
+
+    Raises:
+        GraphError: when it is not.
+    """
+    onnx = require("onnx")
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        raise GraphError(f"'{path}' is not valid ONNX: {' '.join(str(error).split())}") from error
 
 
 def difference(expected: Sequence[Array], found: Sequence[Array]) -> float:

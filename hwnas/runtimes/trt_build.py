@@ -197,12 +197,21 @@ def probe(plan: Path, flavor: Flavor) -> Probe:
     return Probe(loads=done["loads"], reason=done["reason"], layers=from_inspector(done["layers"]) if done["layers"] else ())
 
 
+def check_installed(flavor: Flavor) -> None:
+    """Refuses a flavour whose library is not there, before anything is spent.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if find_spec(MODULES[flavor]) is None:
+        other = ", or use --flavor rtx, which needs no card to build" if flavor == "tensorrt" else ""
+        raise MissingExtraError(f"'{MODULES[flavor]}' is not installed; run: pip install 'hwnas[{flavor}]'{other}")
+
+
 def _child(job: str, flavor: Flavor, folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Has the worker do a job; gives its answer, or raises its error here."""
+    check_installed(flavor)
     module = MODULES[flavor]
-    if find_spec(module) is None:
-        other = ", or use --flavor rtx, which needs no card to build" if flavor == "tensorrt" else ""
-        raise MissingExtraError(f"'{module}' is not installed; run: pip install 'hwnas[{flavor}]'{other}")
     (folder / "request.json").write_text(json.dumps({"job": job, "flavor": flavor, **asked}), encoding="utf-8")
     child = subprocess.run([sys.executable, "-m", "hwnas.runtimes.trt_worker", str(folder)], capture_output=True, text=True, check=False)
     answer = folder / "answer.json"

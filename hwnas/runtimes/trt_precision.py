@@ -7,7 +7,7 @@ kernels want differs in all three (`hwnas.runtimes.ort_int8_write`); the ranges 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Literal
@@ -272,6 +272,3 @@ def counts(graph: Graph, precisions: Precisions) -> dict[str, int]:
     return {name: found.count(name) for name in ("int8", "fp16", "fp32") if name in found}
 
 
-def named(names: Iterable[str], precisions: Precisions) -> dict[str, str]:
-    """The precision of each of these nodes."""
-    return {name: precisions.of(name) for name in names}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from hwnas.assets import Workspace
 from hwnas.devices import find as find_device
 from hwnas.errors import NotFoundError, UsageError
 from hwnas.export.manifest import Lineage, Manifest
+from hwnas.export.measure import Accuracy
 from hwnas.export.package import Precision
 from hwnas.export.package import export as package
+from hwnas.export.quantize import Feed
+from hwnas.ir import Graph
 from hwnas.ir.onnx import load
 from hwnas.predict import Estimate
 from hwnas.runtimes.ort import OrtRuntime
@@ -23,6 +27,33 @@ from hwnas.search.problem import Constraint
 from hwnas.workflows.context import space_for
 from hwnas.workflows.deploy import calibration, deployed
 from hwnas.workflows.runs import Run, find
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Finalist:
+    """A finalist of a run, ready to be shipped.
+
+    Attributes:
+        run: that found it.
+        graph: with its trained weights, as it is deployed.
+        genotype: of it.
+        calibration: inputs from the training split.
+        accuracy: measures a function on the locked test split, a share.
+        lineage: where it comes from.
+        predicted: what was promised, by metric.
+        limit_s: latency that it had to keep.
+        rank: among the finalists.
+    """
+
+    run: Run
+    graph: Graph
+    genotype: tuple[int, ...]
+    calibration: tuple[Feed, ...]
+    accuracy: Accuracy
+    lineage: Lineage
+    predicted: Mapping[str, Estimate]
+    limit_s: float | None
+    rank: int
 
 
 def export(
@@ -46,59 +77,78 @@ def export(
     """
     run = find(workspace, run_name)
     find_device(run.options.device)
+    finalist = load_finalist(run, rank, doing)
+    doing("exporting, measuring and verifying")
+    began = time.perf_counter()
+    manifest = package(
+        finalist.graph,
+        out_dir=out_dir,
+        accuracy=finalist.accuracy,
+        calibration=finalist.calibration,
+        lineage=finalist.lineage,
+        precision="int8" if precision == "auto" and run.options.precision == "int8" else precision,
+        runtime=OrtRuntime(run.options.threads),
+        predicted=finalist.predicted,
+        limit_s=finalist.limit_s,
+        force=force,
+    )
+    payload = {"folder": str(out_dir), **plain(manifest)}
+    with run.archive() as archive:
+        archive.record("export", finalist.genotype, f"rank {rank} {manifest.precision}", payload, time.perf_counter() - began)
+    return run, manifest
+
+
+def load_finalist(run: Run, rank: int, doing: Callable[[str], None]) -> Finalist:
+    """A finalist of a run, with the data that judge it.
+
+    Raises:
+        NotFoundError: the run has no finalists yet, or the trained network is gone.
+        UsageError: no such rank.
+    """
     with run.archive() as archive:
         finalists: list[dict[str, Any]] = archive.notes().get("finalists") or []
-        if not finalists:
-            raise NotFoundError(f"run '{run.id}' has no finalists yet; finish it with 'hwnas search --resume --name {run.id}'")
-        if not 1 <= rank <= len(finalists):
-            raise UsageError(f"run '{run.id}' has finalists 1 to {len(finalists)}, got --rank {rank}")
-        finalist = finalists[rank - 1]
-        genotype = tuple(finalist["genotype"])
-        file = run.weights / finalist["weights"]
-        if not file.is_file():
-            raise NotFoundError(f"the trained network '{file}' is gone; train it again with 'hwnas search --resume --name {run.id}'")
-        space = space_for(run.options.space, data.load(run.options.data).num_classes)
-        graph = deployed(load(file), space, genotype, run.options.batch)
-        dataset = data.load(run.options.data).fit(graph)
-        doing("reading the locked test split")
-        test = dataset.unlock(f"accuracy of the exported network of run {run.id}, rank {rank}")
-        images, labels = test.batch(range(len(test))).images, test.labels
+    if not finalists:
+        raise NotFoundError(f"run '{run.id}' has no finalists yet; finish it with 'hwnas search --resume --name {run.id}'")
+    if not 1 <= rank <= len(finalists):
+        raise UsageError(f"run '{run.id}' has finalists 1 to {len(finalists)}, got --rank {rank}")
+    row = finalists[rank - 1]
+    genotype = tuple(row["genotype"])
+    file = run.weights / row["weights"]
+    if not file.is_file():
+        raise NotFoundError(f"the trained network '{file}' is gone; train it again with 'hwnas search --resume --name {run.id}'")
+    space = space_for(run.options.space, data.load(run.options.data).num_classes)
+    graph = deployed(load(file), space, genotype, run.options.batch)
+    dataset = data.load(run.options.data).fit(graph)
+    doing("reading the locked test split")
+    test = dataset.unlock(f"accuracy of the exported network of run {run.id}, rank {rank}")
+    images, labels = test.batch(range(len(test))).images, test.labels
 
-        def accuracy(predict: Callable[[Any], Any]) -> float:
-            return float(np.mean(np.argmax(predict(images), axis=1) == labels))
+    def accuracy(predict: Callable[[Any], Any]) -> float:
+        return float(np.mean(np.argmax(predict(images), axis=1) == labels))
 
-        doing("exporting, measuring and verifying")
-        began = time.perf_counter()
-        predicted = finalist["predicted_latency_s"]
-        limits = [Constraint.parse(text) for text in run.record.get("constraints", ())]
-        manifest = package(
-            graph,
-            out_dir=out_dir,
-            accuracy=accuracy,
-            calibration=calibration(graph, dataset, run.options.seed),
-            lineage=Lineage(
-                run=run.id,
-                rank=rank,
-                space=run.options.space,
-                genotype=genotype,
-                seeds=tuple(finalist["seeds"]),
-                recipe=finalist["recipe"],
-                data=dataset.digest,
-                predictor=run.record.get("predictor"),
-                device=run.record["device_fingerprint"],
-                replay=run.options.command(),
-            ),
-            precision="int8" if precision == "auto" and run.options.precision == "int8" else precision,
-            runtime=OrtRuntime(run.options.threads),
-            predicted={
-                "latency": Estimate(**predicted, unit="s", coverage=1.0, source=f"predicted in run {run.id}"),
-            },
-            limit_s=min((limit.limit for limit in limits if limit.metric == "latency"), default=None),
-            force=force,
-        )
-        payload = {"folder": str(out_dir), **plain(manifest)}
-        archive.record("export", genotype, f"rank {rank} {manifest.precision}", payload, time.perf_counter() - began)
-    return run, manifest
+    limits = [Constraint.parse(text) for text in run.record.get("constraints", ())]
+    return Finalist(
+        run=run,
+        graph=graph,
+        genotype=genotype,
+        calibration=tuple(calibration(graph, dataset, run.options.seed)),
+        accuracy=accuracy,
+        lineage=Lineage(
+            run=run.id,
+            rank=rank,
+            space=run.options.space,
+            genotype=genotype,
+            seeds=tuple(row["seeds"]),
+            recipe=row["recipe"],
+            data=dataset.digest,
+            predictor=run.record.get("predictor"),
+            device=run.record["device_fingerprint"],
+            replay=run.options.command(),
+        ),
+        predicted={"latency": Estimate(**row["predicted_latency_s"], unit="s", coverage=1.0, source=f"predicted in run {run.id}")},
+        limit_s=min((limit.limit for limit in limits if limit.metric == "latency"), default=None),
+        rank=rank,
+    )
 
 
 def plain(manifest: Manifest) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from hwnas.workflows.predict import load_predictor
 from hwnas.workflows.runs import Run, find
 from hwnas.workflows.search import energy_reason
 
-PARTS = {"proxies": "proxies", "training": "training", "measurement": "measuring", "export": "export"}
+PARTS = {"proxies": "proxies", "training": "training", "measurement": "measuring", "export": "export", "engine": "export"}
 
 
 def report(workspace: Workspace, run_name: str | None, path: Path | None = None) -> Path:
