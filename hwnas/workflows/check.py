@@ -235,7 +235,7 @@ def check(
         raise UsageError(f"a check needs at least {FEWEST} networks, got {networks}; try --networks 10")
     found, runtime, setting = device_and_runtime(device, threads=threads, batch=batch, precision=precision)
     profile = store_with(workspace, setting, space).load(setting, space)
-    with alone(ProfileStore(workspace.profiles / device)):
+    with alone(ProfileStore(workspace.profiles / setting.device)):
         return compare(profile, spaces.load(profile.space), found, runtime, environment=versions(), networks=networks)
 
 

@@ -141,7 +141,7 @@ def transfer(
     name = space or known[0].space
     _check_replaced(workspace, setting, name, force)
     chosen_space = spaces.load(name)
-    folder = ProfileStore(workspace.profiles / device / FOLDER)
+    folder = ProfileStore(workspace.profiles / setting.device / FOLDER)
     empty = Profile(
         setting=setting,
         space=name,
@@ -160,7 +160,7 @@ def transfer(
         wave=networks + 1,  # so that no look at the error follows
         visits=VISITS,
     )
-    with alone(ProfileStore(workspace.profiles / device)):
+    with alone(ProfileStore(workspace.profiles / setting.device)):
         journal = folder.journal(setting, name)
         if restart:
             journal.remove()
