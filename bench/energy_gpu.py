@@ -33,7 +33,8 @@ TREES: dict[str, Any] = {
     **{"max_depth": 3, "eta": 0.05, "subsample": 0.7, "colsample_bynode": 0.7, "min_child_weight": 5, "nthread": 1, "seed": 0},
 }
 # 16-bit matrix rate in FLOP/s (dense, 32-bit sums), memory in B/s and board power in W by the makers' data sheets; the data do not say
-# which board of a family it was: PCIe boards are taken, and the 2080 Ti.
+# which board of a family it was: PCIe boards are taken, and the 2080 Ti. V100, A100 and H100 agree with the catalogue to 2 %; P100, A40 and
+# A6000 were found in digests of data sheets (docs/devices.md); the GeForce cards' and the P100's matrix rate are written from memory.
 SPECIFICATIONS = {
     "P100": (18.7e12, 732e9, 250),
     "v100": (112e12, 900e9, 250),
