@@ -21,9 +21,10 @@ from _common import data_folder, publish
 from neusight import FAMILIES, UNSEEN, Network, Operators, measured, networks, operators, spec_of
 
 from hwnas.predict.features import Table, tabulate
+from hwnas.predict.fitting import PARAMETERS
 from hwnas.predict.gpu import Figures, look
 from hwnas.predict.gpu_model import PRODUCT_GROWTH, GpuModel, Measured, fit
-from hwnas.predict.model import PARAMETERS, HeldOut
+from hwnas.predict.model import HeldOut
 
 NAMES = {
     "Gemm": "linear",

@@ -21,7 +21,8 @@ from hwnas.errors import NotFoundError
 from hwnas.predict import store
 from hwnas.predict.adapted import adapt, kind_features
 from hwnas.predict.features import Matrix
-from hwnas.predict.model import QUICK, NetworkModel, Training, first_stage, fit_kinds
+from hwnas.predict.fitting import QUICK, Training, fit_kinds
+from hwnas.predict.model import NetworkModel, first_stage
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import Plan, Profile, ProfileStore, Setting
 from hwnas.workflows.context import roofline_of

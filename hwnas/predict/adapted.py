@@ -18,19 +18,8 @@ from numpy.typing import NDArray
 
 from hwnas.errors import MeasurementError, require
 from hwnas.predict.features import Matrix, Table
-from hwnas.predict.model import (
-    LEAST_TIME_S,
-    LEVEL,
-    PARAMETERS,
-    UPPER_LEVEL,
-    Bounds,
-    HeldOut,
-    Kernels,
-    KindModel,
-    NetworkModel,
-    Training,
-    bounded,
-)
+from hwnas.predict.fitting import LEAST_TIME_S, PARAMETERS, UPPER_LEVEL, Training
+from hwnas.predict.model import LEVEL, Bounds, HeldOut, Kernels, KindModel, NetworkModel, bounded
 from hwnas.predict.roofline import Roofline
 from hwnas.predict.transfer import Prior
 from hwnas.profiling import NetworkRecord

@@ -22,7 +22,8 @@ from hwnas.errors import MeasurementError, UsageError, did_you_mean
 from hwnas.ir import Kernel
 from hwnas.predict.conformal import quantile
 from hwnas.predict.features import Matrix, describe
-from hwnas.predict.model import FOLDS, LEAST_NETWORKS, LEVEL, REACH, UNKNOWN, Bounds, HeldOut
+from hwnas.predict.fitting import FOLDS, LEAST_NETWORKS
+from hwnas.predict.model import LEVEL, REACH, UNKNOWN, Bounds, HeldOut
 from hwnas.profiling import NetworkRecord
 
 SOURCES: Mapping[str, str] = {

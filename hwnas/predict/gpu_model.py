@@ -17,8 +17,9 @@ from hwnas.devices import DeviceSpec
 from hwnas.errors import MeasurementError, require
 from hwnas.predict.conformal import quantile
 from hwnas.predict.features import Matrix, Table
+from hwnas.predict.fitting import PARAMETERS
 from hwnas.predict.gpu import COLUMNS, PRODUCTS, Figures, Seen, look
-from hwnas.predict.model import LEVEL, PARAMETERS, Bounds, HeldOut, Kernels, KindModel, bounded
+from hwnas.predict.model import LEVEL, Bounds, HeldOut, Kernels, KindModel, bounded
 
 OF_ROWS = tuple(
     COLUMNS.index(name)

@@ -12,7 +12,8 @@ from hwnas.assets import Workspace, disk_errors
 from hwnas.errors import UsageError
 from hwnas.ir import Graph
 from hwnas.predict import Predictor, store
-from hwnas.predict.model import LEAST_NETWORKS, LatencyModel, fit, judge
+from hwnas.predict.fitting import LEAST_NETWORKS, fit, judge
+from hwnas.predict.model import LatencyModel
 from hwnas.profiling import Look, NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, Setting
 from hwnas.search.lock import Lock
 from hwnas.workflows.context import clocks, device_and_runtime, roofline_of, versions
@@ -63,7 +64,7 @@ def profile(
     """
     found, runtime, setting = device_and_runtime(device, threads=threads, batch=batch, precision=precision)
     chosen = spaces.load(space)
-    folder = ProfileStore(workspace.profiles / device)
+    folder = ProfileStore(workspace.profiles / setting.device)
     empty = Profile(
         setting=setting,
         space=space,

@@ -24,7 +24,7 @@ from paper_device import BLOCK, ROOFLINE, SETTING, kernel_s, latency_s, measured
 
 from hwnas import spaces  # noqa: E402
 from hwnas.ir import Graph, GraphBuilder  # noqa: E402
-from hwnas.predict import Predictor, model, store  # noqa: E402
+from hwnas.predict import Predictor, fitting, store  # noqa: E402
 from hwnas.predict.adapted import AdaptedKind, adapt  # noqa: E402
 from hwnas.predict.predictor import Transferred  # noqa: E402
 from hwnas.profiling import CurvePoint, Profile, ProfileStore  # noqa: E402
@@ -94,8 +94,8 @@ def few_trees(kind: Any) -> Any:
 
 def predictor() -> Predictor:
     """A predictor of few, small trees."""
-    with mock.patch.object(model.fit_kinds, "__defaults__", (model.Growth(trees=TREES, eta=0.5),)):
-        learned = model.fit(measured(20), ROOFLINE)
+    with mock.patch.object(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=TREES, eta=0.5),)):
+        learned = fitting.fit(measured(20), ROOFLINE)
     return Predictor(
         setting=SETTING,
         fusions=FACTS,

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 from paper_device import BLOCK, ROOFLINE, SETTING, measured
 
-from hwnas.predict import Predictor, model
+from hwnas.predict import Predictor, fitting
+from hwnas.predict.fitting import Training
 from hwnas.profiling import NetworkRecord
 from hwnas.runtimes.fusions import Fusions
 
@@ -17,7 +18,7 @@ from hwnas.runtimes.fusions import Fusions
 def few_trees() -> Iterator[None]:
     """Fewer, steeper trees: the tests learn a formula, not a machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.fit_kinds, "__defaults__", (model.Growth(trees=60, eta=0.2),))
+        patch.setattr(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=60, eta=0.2),))
         yield
 
 
@@ -35,10 +36,16 @@ def networks() -> list[NetworkRecord]:
 
 
 @pytest.fixture(scope="session")
+def unseen() -> Training:
+    """Networks of the same space that nobody has learned from."""
+    return Training.of(measured(150, seed=5))
+
+
+@pytest.fixture(scope="session")
 def predictor(networks: list[NetworkRecord]) -> Predictor:
     """What was learned from them."""
     with few_trees():
-        learned = model.fit(networks, ROOFLINE)
+        learned = fitting.fit(networks, ROOFLINE)
     return Predictor(
         setting=SETTING,
         fusions=Fusions(block=BLOCK),

@@ -12,7 +12,7 @@ from paper_device import SETTING, measured
 from hwnas import spaces
 from hwnas.assets import Workspace
 from hwnas.ir.onnx import load, save
-from hwnas.predict import model, store
+from hwnas.predict import fitting, store
 from hwnas.profiling import Profile, ProfileStore
 from hwnas.runtimes.fusions import PATTERNS, Fusions
 from hwnas.runtimes.ort_fusion import fuse
@@ -28,7 +28,7 @@ SPEC = FakeDevice().spec
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """The profile of a board whose runtime fuses less, copied here."""
     monkeypatch.setattr("hwnas.assets.root", lambda tree: tmp_path / "shipped" / tree)
-    monkeypatch.setattr(model.fit_kinds, "__defaults__", (model.Growth(trees=5, eta=0.5),))
+    monkeypatch.setattr(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=5, eta=0.5),))
     workspace = Workspace.at(tmp_path / "home")
     profile = Profile(
         setting=replace(SETTING, device="board"),

@@ -1,0 +1,265 @@
+"""Learning a `LatencyModel` from measured networks.
+
+Every error that decides anything is one of networks that the models did not see: the correction is fitted on cross-fitted sums, each
+network's from models that did not see it, and the interval comes from residuals that neither stage saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import MeasurementError, require
+from hwnas.ir import Kernel
+from hwnas.predict.conformal import quantile
+from hwnas.predict.features import Matrix, Table, tabulate
+from hwnas.predict.model import LEAST_DOUBT, LEVEL, Correction, HeldOut, Kernels, KindModel, LatencyModel, first_stage
+from hwnas.predict.roofline import Roofline
+from hwnas.profiling import NetworkRecord
+
+UPPER_LEVEL = 0.95  # one-sided: with `LEVEL` on both sides, 5 % lie above
+FOLDS = 5
+LEAST_NETWORKS = 20  # a 90 % interval needs 9 residuals; below this the cross-fit has nothing to learn from
+PARAMETERS: Mapping[str, Any] = {
+    "objective": "reg:squarederror",
+    "max_depth": 5,
+    "subsample": 0.7,
+    "colsample_bynode": 0.7,
+    "min_child_weight": 8,
+    "tree_method": "hist",
+    "nthread": 1,  # the tables are small: more threads wait for each other
+    "seed": 0,
+}
+
+
+class Growth(NamedTuple):
+    """How many trees, and how much of each counts."""
+
+    trees: int
+    eta: float
+
+
+THOROUGH = Growth(trees=400, eta=0.05)
+QUICK = Growth(trees=100, eta=0.15)  # for a look at the error while a profile is measured
+LEAST_TIME_S = 3e-7  # below the profiler's resolution
+FAMILY_FOLDS = 6
+WELL_COVERED = 0.9  # share of a held-out network's time in kinds and sizes that were seen, for it to calibrate the interval
+DOUBT: Mapping[str, Any] = {"max_depth": 3, "eta": 0.1}
+DOUBT_TREES = 40
+MOST_DOUBT = 1.0  # absolute log error of a kernel beyond which one more factor makes no difference
+
+
+def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline, growth: Growth | None = None) -> dict[str, KindModel]:
+    """The first stage: a booster per kind from kernels with their times in s."""
+    xgboost, growth = require("xgboost"), growth or THOROUGH
+    target = np.log(np.maximum(seconds, LEAST_TIME_S) / roofline.time_s(table.flops, table.bytes))
+    models = {}
+    for kind in np.unique(table.kinds):
+        rows = table.kinds == kind
+        data = xgboost.DMatrix(table.columns(rows, detailed=True), target[rows], nthread=1)
+        count = int(rows.sum())
+        parameters = {
+            **PARAMETERS,
+            "eta": growth.eta,
+            "min_child_weight": min(PARAMETERS["min_child_weight"], max(1, count // 10)),
+            "base_score": float(target[rows].mean()),
+        }
+        sizes = np.column_stack([table.flops[rows], table.bytes[rows]])
+        models[str(kind)] = KindModel(
+            booster=xgboost.train(parameters, data, num_boost_round=growth.trees),
+            rows=count,
+            low=tuple(sizes.min(axis=0).tolist()),
+            high=tuple(sizes.max(axis=0).tolist()),
+        )
+    return models
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """A profile as arrays.
+
+    Attributes:
+        table: of all networks' kernels.
+        seconds: attributed time of each row.
+        latency: end-to-end p10 of each network in s, undisturbed.
+        median: end-to-end median of each network in s, as it was measured.
+        call_s: of an empty call.
+    """
+
+    table: Table
+    seconds: Matrix
+    latency: Matrix
+    median: Matrix
+    call_s: float
+
+    @classmethod
+    def of(cls, networks: Sequence[NetworkRecord]) -> Training:
+        """From measured networks."""
+        kernels: list[list[Kernel]] = [[record.call.kernel for record in network.kernels] for network in networks]
+        return cls(
+            table=tabulate(kernels),
+            seconds=np.array([record.nanoseconds for network in networks for record in network.kernels]) * 1e-9,
+            latency=np.array([network.latency_s for network in networks]),
+            median=np.array([network.samples.median_s for network in networks]),
+            call_s=float(np.median([network.call_ns for network in networks])) * 1e-9,
+        )
+
+    def take(self, networks: NDArray[np.int64]) -> Training:
+        """Some of the networks, by ascending index."""
+        rows = np.isin(self.table.owner, networks)
+        return Training(self.table.take(networks), self.seconds[rows], self.latency[networks], self.median[networks], self.call_s)
+
+
+def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequence[str] = ()) -> LatencyModel:
+    """Learns a setting from its measured networks.
+
+    Args:
+        networks: measured.
+        roofline: of the device.
+        families: of each network. Where there are several, the interval is calibrated on networks whose family the models did not
+            see at all, since that is what a network that nobody here wrote is; the held-out figures are of such networks too.
+
+    Raises:
+        MeasurementError: there are fewer than `LEAST_NETWORKS`.
+    """
+    if len(networks) < LEAST_NETWORKS:
+        raise MeasurementError(
+            f"a predictor needs at least {LEAST_NETWORKS} measured networks, the profile has {len(networks)}; profile longer"
+        )
+    data = Training.of(networks)
+    typical = float(np.median(data.seconds / roofline.time_s(data.table.flops, data.table.bytes)))
+    folds = np.arange(len(networks)) % FOLDS
+    mixed = _cross_fit(data, folds, roofline, typical)
+    sums = data.call_s + data.table.total(mixed.seconds)
+    apart = _family_folds(families)
+    crossed = mixed if apart is None else _cross_fit(data, apart, roofline, typical)
+    apart = folds if apart is None else apart
+    missing = ~crossed.covered
+    held_sums = data.call_s + data.table.total(crossed.seconds)
+    predicted = np.empty(len(networks))
+    doubt = np.empty(len(data.seconds))
+    # What only one family has, the models do not know without it, and know when they ship: its doubt is that of networks held out singly.
+    error = _log_error(data.seconds, np.where(missing, mixed.seconds, crossed.seconds))
+    for k in np.unique(apart):
+        train, test = np.flatnonzero(apart != k), np.flatnonzero(apart == k)
+        correction = Correction.fit(data.table.context[train], sums[train], data.latency[train])
+        predicted[test] = correction.apply(data.table.context[test], held_sums[test])
+        seen = np.isin(data.table.owner, train)
+        doubters = _fit_doubt(data.table.take(train), error[seen])
+        doubt[~seen] = _doubt(doubters, data.table.take(test))
+    network_doubt = data.table.total(data.seconds * doubt) / data.latency
+    usual = float(np.median(network_doubt))
+    difficulty = (1 + network_doubt / usual) / 2
+    known = _well_covered(data, crossed, held_sums)
+    if known.sum() < LEAST_NETWORKS:
+        known[:] = True
+    half_width = quantile((np.abs(np.log(data.latency / predicted)) / difficulty)[known], LEVEL)
+    doubters = _fit_doubt(data.table, error)
+    kinds = {kind: replace(model, doubt=doubters[kind]) for kind, model in fit_kinds(data.table, data.seconds, roofline).items()}
+    return LatencyModel(
+        kinds=kinds,
+        roofline=roofline,
+        correction=Correction.fit(data.table.context, sums, data.latency),
+        call_s=data.call_s,
+        half_width=half_width,
+        median_width=quantile((np.log(data.median / predicted) - half_width * (difficulty - 1))[known], UPPER_LEVEL),
+        usual_doubt=usual,
+        typical=typical,
+        held_out=HeldOut.of(predicted, data.latency, difficulty),
+    )
+
+
+def _well_covered(data: Training, told: Kernels, sums: Matrix) -> NDArray[np.bool_]:
+    """Networks that stand on kinds and sizes that were seen, by the times that they took and by those that were predicted.
+
+    The roofline knows some kinds only to a factor of a hundred: by their predicted time alone such kernels seem to be a small part. An
+    error of that size says nothing about networks that are covered, and of the others an estimate says that they are not.
+    """
+    taken, predicted = (data.table.total(np.where(told.covered, 0.0, seconds)) for seconds in (data.seconds, told.seconds))
+    known: NDArray[np.bool_] = np.maximum(taken / data.latency, predicted / sums) < 1 - WELL_COVERED
+    return known
+
+
+def _family_folds(families: Sequence[str]) -> NDArray[np.int64] | None:
+    """A fold for each network so that no family is in two of them; None where there are too few families for that."""
+    names = sorted(set(families))
+    if len(names) < FAMILY_FOLDS:
+        return None
+    fold = {name: i % FAMILY_FOLDS for i, name in enumerate(names)}
+    return np.array([fold[name] for name in families])
+
+
+def _cross_fit(data: Training, folds: NDArray[np.int64], roofline: Roofline, typical: float) -> Kernels:
+    """The first stage on every kernel, each from models that did not see its fold."""
+    seconds, covered = np.empty(len(data.seconds)), np.empty(len(data.seconds), bool)
+    for k in np.unique(folds):
+        part, test = data.take(np.flatnonzero(folds != k)), np.flatnonzero(folds == k)
+        found = first_stage(fit_kinds(part.table, part.seconds, roofline), roofline, typical, data.table.take(test))
+        rows = np.isin(data.table.owner, test)
+        seconds[rows], covered[rows] = found.seconds, found.covered
+    return Kernels(seconds, covered, np.zeros(len(seconds)))
+
+
+def _log_error(seconds: Matrix, predicted: Matrix) -> Matrix:
+    error: Matrix = np.minimum(np.abs(np.log(np.maximum(seconds, LEAST_TIME_S) / predicted)), MOST_DOUBT)
+    return error
+
+
+def _fit_doubt(table: Table, error: Matrix) -> dict[str, Any]:
+    """A booster per kind that predicts the absolute log error of a kernel."""
+    xgboost = require("xgboost")
+    found = {}
+    for kind in np.unique(table.kinds):
+        rows = table.kinds == kind
+        data = xgboost.DMatrix(table.columns(rows, detailed=True), error[rows], nthread=1)
+        parameters = {**PARAMETERS, **DOUBT, "base_score": float(error[rows].mean())}
+        found[str(kind)] = xgboost.train(parameters, data, num_boost_round=DOUBT_TREES)
+    return found
+
+
+def _doubt(boosters: Mapping[str, Any], table: Table) -> Matrix:
+    xgboost = require("xgboost")
+    doubt = np.full(len(table.kinds), MOST_DOUBT)
+    for kind in np.unique(table.kinds):
+        if kind in boosters:
+            rows = table.kinds == kind
+            data = xgboost.DMatrix(table.columns(rows, detailed=True), nthread=1)
+            doubt[rows] = np.maximum(LEAST_DOUBT, boosters[str(kind)].predict(data))
+    return doubt
+
+
+def judge(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord], roofline: Roofline) -> tuple[HeldOut, LatencyModel]:
+    """A quick look at how good a predictor some networks make, while profiling goes on.
+
+    The kernels are learned from the first two thirds of them, the correction and the doubt from the rest: one fit instead of many, and
+    a little pessimistic.
+
+    Returns:
+        How good it is on the second networks, and the predictor.
+    """
+    data, unseen = Training.of(train), Training.of(test)
+    cut = max(1, len(train) * 2 // 3)
+    first, second = data.take(np.arange(cut)), data.take(np.arange(cut, len(train)))
+    models = fit_kinds(first.table, first.seconds, roofline, QUICK)
+    typical = float(np.median(first.seconds / roofline.time_s(first.table.flops, first.table.bytes)))
+    found = first_stage(models, roofline, typical, second.table)
+    sums = data.call_s + second.table.total(found.seconds)
+    doubters = _fit_doubt(second.table, _log_error(second.seconds, found.seconds))
+    kinds = {kind: replace(model, doubt=doubters.get(kind)) for kind, model in models.items()}
+    model = LatencyModel(
+        kinds=kinds,
+        roofline=roofline,
+        correction=Correction.fit(second.table.context, sums, second.latency),
+        call_s=data.call_s,
+        half_width=1.0,
+        median_width=0.0,
+        usual_doubt=1.0,
+        typical=typical,
+        held_out=HeldOut.of(np.ones(1), np.ones(1)),
+    )
+    held_out = HeldOut.of(model.bounds(unseen.table).value, unseen.latency)
+    return held_out, replace(model, held_out=held_out)
