@@ -116,7 +116,7 @@ static void renew(Card *c) {
     c->sampled_joules = realloc(c->sampled_joules, c->sampled_room * sizeof(double));
   }
   double before = c->sampled_n ? c->sampled_joules[c->sampled_n - 1] : 0;
-  c->sampled_joules[c->sampled_n++] = before + mean_w(c, ticks, c->sensor_window) * c->sensor_period;
+  c->sampled_joules[c->sampled_n++] = ticks ? before + mean_w(c, ticks, c->sensor_window) * c->sensor_period : 0;
 }
 
 void fake_nvml_advance(double seconds) {
@@ -138,7 +138,7 @@ static void catch_up(void) {
   if (real_clock) fake_nvml_advance(monotonic() - real_zero - now());
 }
 
-double fake_nvml_joules(int i) { return cards[i].joules[ticks]; }
+double fake_nvml_joules(int i) { catch_up(); return cards[i].joules[ticks]; }
 void fake_nvml_run(int i) { cards[i].busy = 1; cards[i].run_began = now(); }
 void fake_nvml_idle(int i) { cards[i].busy = 0; }
 
@@ -278,13 +278,19 @@ R nvmlDeviceGetClockInfo(Card *c, unsigned kind, unsigned *mhz) {
 R nvmlDeviceGetCurrentClocksEventReasons(Card *c, unsigned long long *bits) { double power = 1; ASK("events"); *bits = bits_of(c, &power); return OK; }
 R nvmlDeviceGetCurrentClocksThrottleReasons(Card *c, unsigned long long *bits) { double power = 1; ASK("throttle"); *bits = bits_of(c, &power); return OK; }
 
-static unsigned reading_mw(Card *c, double window) {
+static unsigned instant_mw(Card *c) {
   long period = to_ticks(c->sensor_period);
-  return lround(1e3 * c->power_gain * mean_w(c, ticks / period * period, window));
+  return lround(1e3 * c->power_gain * mean_w(c, ticks / period * period, c->sensor_window));
+}
+/* an average is one of what the sensor saw, not of what there was */
+static unsigned average_mw(Card *c) {
+  long last = ticks / to_ticks(c->sensor_period), n = lround(c->average_window / c->sensor_period), first = last - n;
+  double before = first < 0 ? -first * c->sensor_period * c->idle : 0;
+  return lround(1e3 * c->power_gain * (c->sampled_joules[last] - c->sampled_joules[first > 0 ? first : 0] + before) / (n * c->sensor_period));
 }
 R nvmlDeviceGetPowerUsage(Card *c, unsigned *mw) {
   ASK("power");
-  *mw = reading_mw(c, c->usage_averages ? c->average_window : c->sensor_window);
+  *mw = c->usage_averages ? average_mw(c) : instant_mw(c);
   return OK;
 }
 R nvmlDeviceGetTotalEnergyConsumption(Card *c, unsigned long long *mj) {
@@ -305,7 +311,7 @@ R nvmlDeviceGetFieldValues(Card *c, int n, Field *f) {
     if (f[i].id != 185 && f[i].id != 186) f[i].result = NOT_SUPPORTED;
     f[i].type = 1;
     f[i].when = now() * 1e6;
-    f[i].value.ui = reading_mw(c, f[i].id == 185 ? c->average_window : c->sensor_window);
+    f[i].value.ui = f[i].id == 185 ? average_mw(c) : instant_mw(c);
   }
   return OK;
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -14,6 +15,7 @@ from hwnas.errors import UsageError
 from hwnas.units import format_bytes, format_fraction, format_joules, format_seconds
 
 if TYPE_CHECKING:
+    from hwnas.devices import DeviceState
     from hwnas.workflows.check import Checked
     from hwnas.workflows.predict import Prediction
     from hwnas.workflows.profile import Profiled
@@ -36,12 +38,35 @@ def devices(as_json: bool) -> None:
         what = f"  {found.spec.model}, {found.spec.units} {units} {' '.join(found.spec.features)}".rstrip()
         console.print(options.headed(found.spec.name, what))
         console.print(f"  caches   {caches}; memory {format_bytes(found.spec.memory_bytes)}")
+        console.print(f"  state    {_told(found.state)}")
         console.print(f"  energy   {f'unavailable: {found.energy}' if found.energy else 'available'}")
     for name, reason in machine.absent.items():
         console.print(options.headed(name, f"  not usable: {reason}"))
     for status in machine.runtimes:
         works = f"not usable: {status.problem}" if status.problem else f"works, version {status.version}"
         console.print(options.headed(status.name, f"  {works}"))
+
+
+_TOLD: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "clock_hz": ("clock", lambda hz: f"{hz / 1e6:.0f} MHz"),
+    "memory_clock_hz": ("memory clock", lambda hz: f"{hz / 1e6:.0f} MHz"),
+    "temperature_c": ("temperature", lambda degrees: f"{degrees:.0f} °C"),
+    "power_w": ("power", lambda watts: f"{watts:.0f} W"),
+    "clock_events": ("clock events", lambda events: " and ".join(events) or "none"),
+    "load": ("load", lambda share: format_fraction(share, 2)),
+    "governor": ("governor", str),
+    "mig": ("MIG", lambda split: "on" if split else "off"),
+    "others": ("other processes", str),
+    "driver": ("driver", str),
+}
+
+
+def _told(state: DeviceState) -> str:
+    """What a device says of itself now, in one line, and what it was asked for in vain."""
+    values = {field: getattr(state, field) for field in _TOLD}
+    told = [f"{name} {text(values[field])}" for field, (name, text) in _TOLD.items() if values[field] is not None]
+    silent = " or ".join(name for field, (name, _) in _TOLD.items() if field in state.unsupported)
+    return ", ".join(told) + (f"; does not tell: {silent}" if silent else "")
 
 
 @click.command()

@@ -10,6 +10,7 @@ from fake_nvml import A100, FakeDriver, Work
 from virtual_clock import VirtualClock
 
 from hwnas.devices import Cadence, Energy, EnergyMeter, Unavailable
+from hwnas.devices.clock import SystemClock
 from hwnas.devices.nvml import cards
 from hwnas.devices.nvml_energy import UNKNOWN, NvmlMeter, PowerSensor, nvml_meter
 
@@ -181,6 +182,22 @@ def test_a_short_window_is_refused(driver: FakeDriver, load: Load) -> None:
     """The counter moves every 0.1 s: a window of half a second says nothing."""
     clock, meter = load("power constant 300\n")
     assert "a window of 0.5 s is too short" in refused(window(driver, clock, meter, seconds=0.5))
+
+
+def test_in_real_time(driver: FakeDriver) -> None:
+    """By the system's clock, with the thread that reads the power: what the card used between the edges, to an update of either."""
+    driver.load("clock real\n" + A100 + "sensor 0.01 0.01\ncounter exact 0.01\n")
+    meter = nvml_meter(cards()[0], PowerSensor(cadence=Cadence(period_s=0.01, seen_s=0.01)))
+    assert isinstance(meter, NvmlMeter)
+    outer_j = driver.joules()
+    meter.start()
+    inner_j = driver.joules()
+    SystemClock().sleep(0.4)
+    inner_j = driver.joules() - inner_j
+    energy = meter.stop()
+    outer_j = driver.joules() - outer_j
+    assert isinstance(energy, Energy)
+    assert inner_j - 60.0 * 0.02 <= energy.joules <= outer_j + 60.0 * 0.02
 
 
 def test_unknown_cards_are_taken_for_the_worst(driver: FakeDriver) -> None:

@@ -55,6 +55,8 @@ def test_it_is_told_in_words(on_a_machine_with_cards: dict[str, str]) -> None:
     done = hwnas(on_a_machine_with_cards, "devices")
     assert done.returncode == 0, done.stderr
     assert "a100  NVIDIA A100-SXM4-40GB, 108 multiprocessors" in done.stdout
+    state = "clock 1410 MHz, memory clock 1215 MHz, temperature 36 °C, power 60 W, clock events idle, MIG off, other processes 0, driver"
+    assert state in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(
