@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from hwnas import __version__
+from hwnas.cli.kernels import kernels
 from hwnas.cli.measure import check, devices, fit, predict, profile
 from hwnas.cli.runs import demo, export, report, search
 from hwnas.cli.spaces import spaces
@@ -25,7 +26,7 @@ def cli() -> None:
     """Finds networks that are accurate and keep a latency budget on your hardware, and proves it by measuring them there."""
 
 
-for command in (devices, profile, fit, check, transfer, predict, spaces, search, export, report, demo):
+for command in (devices, profile, fit, check, transfer, predict, spaces, search, export, report, demo, kernels):
     cli.add_command(command)
 
 

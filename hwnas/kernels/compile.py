@@ -1,11 +1,11 @@
 """Compiling a kernel ahead of time, with no card: PTX, machine code, and what a program of it needs.
 
-Triton appends two pointers to every kernel's parameters, to scratch memory that its own launcher allocates. Another launcher, such as TensorRT's,
-passes what the source says and nothing more. So the two are cut out of the PTX, once it is sure that nothing reads them, and the machine code is
-assembled from the result by the assembler that comes with Triton; it tells registers and spills.
+Triton appends two pointers to every kernel's parameters, to scratch memory that its own launcher allocates. Another launcher, such as
+TensorRT's, passes what the source says and nothing more. So the two are cut out of the PTX, once it is sure that nothing reads them, and
+the machine code is assembled from the result by the assembler that comes with Triton; it tells registers and spills.
 
-By itself Triton stamps PTX with the version of its newest assembler, and a driver refuses PTX that is newer than itself. Nothing here needs more
-than the oldest version that knows all architectures.
+By itself Triton stamps PTX with the version of its newest assembler, and a driver refuses PTX that is newer than itself. Nothing here needs
+more than the oldest version that knows all architectures.
 """
 
 from __future__ import annotations
@@ -102,13 +102,20 @@ def compile_kernel(source: KernelSource, case: Case, *, arch: str, precision: st
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise UsageError("kernels are compiled where TRITON_INTERPRET is not set; unset it")
     triton = require("triton", "triton")
-    compiler, target = require("triton.compiler", "triton"), require("triton.backends.compiler", "triton").GPUTarget("cuda", capability, WARP)
+    compiler, target = (
+        require("triton.compiler", "triton"),
+        require("triton.backends.compiler", "triton").GPUTarget("cuda", capability, WARP),
+    )
     code = source.code
     constants = code.constants(case.shapes, case.attrs, tuning.sizes)
     scalars = code.scalars(case.shapes, case.attrs)
     pointers = [name for name in (*code.INPUTS, *code.OUTPUTS) if name in case.shapes or name in code.OUTPUTS]
     absent = {name: None for name in code.INPUTS if name not in case.shapes}
-    types = {**dict.fromkeys(pointers, _POINTERS[precision]), **dict.fromkeys(scalars, "i32"), **dict.fromkeys((*absent, *constants), "constexpr")}
+    types = {
+        **dict.fromkeys(pointers, _POINTERS[precision]),
+        **dict.fromkeys(scalars, "i32"),
+        **dict.fromkeys((*absent, *constants), "constexpr"),
+    }
     order = code.ENTRY.arg_names
     divisible = {*pointers, *(name for name, value in scalars.items() if static and value % _ALIGNED == 0)}
     made = compiler.ASTSource(
@@ -153,7 +160,9 @@ def without_scratch(ptx: str, count: int) -> str:
     parameters = [line.strip().rstrip(",") for line in found[3].strip().splitlines()]
     for dropped in parameters[count:]:
         if f"[{dropped.split()[-1]}" in ptx:
-            raise HwnasError(f"Triton's PTX reads its parameter '{dropped.split()[-1]}', which no launcher but Triton's passes; change the kernel")
+            raise HwnasError(
+                f"Triton's PTX reads its parameter '{dropped.split()[-1]}', which no launcher but Triton's passes; change the kernel"
+            )
     kept = "".join(f"\n\t{parameter}{',' if i < count - 1 else ''}" for i, parameter in enumerate(parameters[:count]))
     return f"{ptx[: found.start()]}{found[1]}{kept}{found[4]}{ptx[found.end() :]}"
 
@@ -164,7 +173,7 @@ def assemble(ptx: str, capability: int) -> tuple[bytes, dict[str, int]]:
     Raises:
         HwnasError: the assembler refuses it, or is not there.
     """
-    tool = Path(require("triton", "triton").__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    tool = Path(str(require("triton", "triton").__file__)).parent / "backends" / "nvidia" / "bin" / "ptxas"
     target = re.search(r"\.target (\w+)", ptx)
     with tempfile.TemporaryDirectory() as folder:
         text, code = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
@@ -180,9 +189,9 @@ def assemble(ptx: str, capability: int) -> tuple[bytes, dict[str, int]]:
 
 
 def read_usage(text: str) -> dict[str, int]:
-    """What the assembler says of a kernel.
+    r"""What the assembler says of a kernel.
 
-    >>> read_usage("4 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads\\nptxas info : Used 14 registers")
+    >>> read_usage("4 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads\nptxas info : Used 14 registers")
     {'registers': 14, 'spill_store_bytes': 8, 'spill_load_bytes': 12}
     """
     patterns = {

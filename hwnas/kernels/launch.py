@@ -49,13 +49,19 @@ def prepare(source: KernelSource, tensors: Mapping[str, Any], attrs: Attrs, tuni
     torch, code = require("torch"), source.code
     for name, tensor in tensors.items():
         if not tensor.is_contiguous() or tensor.numel() > LARGEST_PLANE:
-            raise UsageError(f"'{source.name}' takes contiguous tensors of fewer than 2^31 elements, and '{name}' is not one; copy or split it")
+            raise UsageError(
+                f"'{source.name}' takes contiguous tensors of fewer than 2^31 elements, and '{name}' is not one; copy or split it"
+            )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     constants = code.constants(shapes, attrs, tuning.sizes)
     grid = code.grid(shapes, attrs, constants, cdiv)
     if any(size > LARGEST_GRID for size in grid[1:]):
-        raise UsageError(f"'{source.name}' would need {max(grid[1:])} programs along an axis that holds {LARGEST_GRID}; give it smaller images")
-    outputs = tuple(torch.empty(shape, dtype=tensors["x"].dtype, device=tensors["x"].device) for shape in code.outputs(shapes, attrs).values())
+        raise UsageError(
+            f"'{source.name}' would need {max(grid[1:])} programs along an axis that holds {LARGEST_GRID}; give it smaller images"
+        )
+    outputs = tuple(
+        torch.empty(shape, dtype=tensors["x"].dtype, device=tensors["x"].device) for shape in code.outputs(shapes, attrs).values()
+    )
     arguments = (*(tensors.get(name) for name in code.INPUTS), *code.scalars(shapes, attrs).values(), *outputs)
 
     def launch() -> tuple[Any, ...]:
@@ -79,6 +85,8 @@ def check(source: KernelSource, found: tuple[Any, ...], tensors: Mapping[str, An
         error = (value.double() - exact).abs() / (allowed.absolute + allowed.relative * exact.abs())
         largest = float(torch.nan_to_num(error, nan=torch.inf).max())
         if largest > 1:
-            raise MeasurementError(f"'{source.name}' in {precision}: output '{output}' is off by {largest:.3g} times the tolerance of kernel.toml")
+            raise MeasurementError(
+                f"'{source.name}' in {precision}: output '{output}' is off by {largest:.3g} times the tolerance of kernel.toml"
+            )
         worst = max(worst, largest)
     return worst

@@ -1,6 +1,6 @@
 """A custom kernel as it lies in the `kernels/` tree: what it fuses, how exact it is, how it is launched, and its code.
 
-The tree is no package. Its code is loaded by path, as `hwnas._kernels.<kernel>.triton_impl` and `.reference`, and only when it is asked for.
+The tree is no package. Its code is loaded by path, as `hwnas._kernels.<kernel>.triton_impl` and `.reference`, when it is asked for.
 """
 
 from __future__ import annotations

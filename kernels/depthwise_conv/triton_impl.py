@@ -1,7 +1,7 @@
 """Depthwise convolution with folded batch normalisation, activation and residual: one pass over memory.
 
-A program computes a tile of planes (image x channel) by output positions. Neighbouring taps read neighbouring addresses, so all but the first
-read of a line come from the level-1 cache; sums are kept in float32.
+A program computes a tile of planes (image x channel) by output positions. Neighbouring taps read neighbouring addresses, so all but the
+first read of a line come from the level-1 cache; sums are kept in float32.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ OUTPUTS = ("y",)  # [N, C, OH, OW]
 
 
 @triton.jit
-def activate(value, ACTIVATION: tl.constexpr):
+def activate(value, activation: tl.constexpr):
     """The activation of a float32 tile; NaN stays NaN, as in the frameworks."""
-    if ACTIVATION == "relu":
+    if activation == "relu":
         value = tl.where(value < 0.0, 0.0, value)
-    elif ACTIVATION == "relu6":
+    elif activation == "relu6":
         value = tl.where(value < 0.0, 0.0, tl.where(value > 6.0, 6.0, value))
-    elif ACTIVATION == "hardswish":
+    elif activation == "hardswish":
         gate = value + 3.0
         value = value * tl.where(gate < 0.0, 0.0, tl.where(gate > 6.0, 6.0, gate)) * (1.0 / 6.0)
-    elif ACTIVATION == "silu":
+    elif activation == "silu":
         value = value / (1.0 + tl.exp(-value))
     else:
-        tl.static_assert(ACTIVATION == "none", "unknown activation")
+        tl.static_assert(activation == "none", "unknown activation")
     return value
 
 
@@ -43,38 +43,38 @@ def depthwise_conv(
     out_height,
     out_width,
     y,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PAD: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    ADD: tl.constexpr,
-    BLOCK_PLANES: tl.constexpr,
-    BLOCK_POSITIONS: tl.constexpr,
+    window: tl.constexpr,
+    stride: tl.constexpr,
+    pad: tl.constexpr,
+    activation: tl.constexpr,
+    add: tl.constexpr,
+    block_planes: tl.constexpr,
+    block_positions: tl.constexpr,
 ):
     """The kernel; what it computes is in reference.py."""
-    plane = tl.program_id(0) * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
-    position = tl.program_id(1) * BLOCK_POSITIONS + tl.arange(0, BLOCK_POSITIONS)
+    plane = tl.program_id(0) * block_planes + tl.arange(0, block_planes)
+    position = tl.program_id(1) * block_positions + tl.arange(0, block_positions)
     row, column = position // out_width, position % out_width
     present = plane < planes
     alive = present[:, None] & (row < out_height)[None, :]
     channel = plane % channels
     source = x + plane.to(tl.int64)[:, None] * (height * width)
-    total = tl.zeros([BLOCK_PLANES, BLOCK_POSITIONS], tl.float32)
+    total = tl.zeros([block_planes, block_positions], tl.float32)
     total += tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)[:, None]
-    for i in range(KERNEL):  # rolled: unrolled rows cost three times the registers in a 7x7 window
-        r = row * STRIDE + (i - PAD)
+    for i in range(window):  # rolled: unrolled rows cost three times the registers in a 7x7 window
+        r = row * stride + (i - pad)
         row_inside = (r >= 0) & (r < height)
-        for j in tl.static_range(KERNEL):
-            c = column * STRIDE + (j - PAD)
+        for j in tl.static_range(window):
+            c = column * stride + (j - pad)
             inside = row_inside & (c >= 0) & (c < width)
-            tap = tl.load(weight + channel * (KERNEL * KERNEL) + (i * KERNEL + j), mask=present, other=0.0).to(tl.float32)
+            tap = tl.load(weight + channel * (window * window) + (i * window + j), mask=present, other=0.0).to(tl.float32)
             value = tl.load(source + (r * width + c)[None, :], mask=alive & inside[None, :], other=0.0).to(tl.float32)
             total += value * tap[:, None]
     target = plane.to(tl.int64)[:, None] * (out_height * out_width) + position[None, :]
-    if ADD == "before":
+    if add == "before":
         total += tl.load(residual + target, mask=alive, other=0.0).to(tl.float32)
-    total = activate(total, ACTIVATION)
-    if ADD == "after":
+    total = activate(total, activation)
+    if add == "after":
         total += tl.load(residual + target, mask=alive, other=0.0).to(tl.float32)
     tl.store(y + target, total.to(y.dtype.element_ty), mask=alive)
 
@@ -108,13 +108,13 @@ def constants(shapes, attrs, tuning):
     _, _, height, width = outputs(shapes, attrs)["y"]
     positions = min(tuning["tile"], triton.next_power_of_2(height * width))
     return {
-        "KERNEL": shapes["weight"][2],
-        "STRIDE": attrs["stride"],
-        "PAD": attrs["pad"],
-        "ACTIVATION": attrs["activation"],
-        "ADD": attrs["add"],
-        "BLOCK_PLANES": max(1, tuning["tile"] // positions),
-        "BLOCK_POSITIONS": positions,
+        "window": shapes["weight"][2],
+        "stride": attrs["stride"],
+        "pad": attrs["pad"],
+        "activation": attrs["activation"],
+        "add": attrs["add"],
+        "block_planes": max(1, tuning["tile"] // positions),
+        "block_positions": positions,
     }
 
 
@@ -122,4 +122,4 @@ def grid(shapes, attrs, constants, cdiv):
     """Programs along each axis; sizes may be symbolic."""
     batch, channels, _, _ = shapes["x"]
     _, _, height, width = outputs(shapes, attrs)["y"]
-    return cdiv(batch * channels, constants["BLOCK_PLANES"]), cdiv(height * width, constants["BLOCK_POSITIONS"])
+    return cdiv(batch * channels, constants["block_planes"]), cdiv(height * width, constants["block_positions"])

@@ -21,23 +21,23 @@ def layer_norm_residual(
     rows,
     total,
     y,
-    WIDTH: tl.constexpr,
-    EPSILON: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_WIDTH: tl.constexpr,
+    width: tl.constexpr,
+    epsilon: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_width: tl.constexpr,
 ):
     """The kernel; what it computes is in reference.py."""
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = tl.arange(0, BLOCK_WIDTH)
-    is_column = column < WIDTH
+    row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
+    column = tl.arange(0, block_width)
+    is_column = column < width
     inside = (row < rows)[:, None] & is_column[None, :]
-    at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+    at = row.to(tl.int64)[:, None] * width + column[None, :]
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(total + at, value.to(total.dtype.element_ty), mask=inside)
-    mean = tl.sum(value, 1) / WIDTH
+    mean = tl.sum(value, 1) / width
     centred = tl.where(inside, value - mean[:, None], 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / WIDTH + EPSILON)
+    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / width + epsilon)
     gain = tl.load(weight + column, mask=is_column, other=0.0).to(tl.float32)
     shift = tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)
     result = centred * scale[:, None] * gain[None, :] + shift[None, :]
@@ -68,9 +68,9 @@ def constants(shapes, attrs, tuning):
     """What is fixed when the kernel is compiled; the width must be exact."""
     width = shapes["weight"][0]
     block = triton.next_power_of_2(width)
-    return {"WIDTH": width, "EPSILON": attrs["epsilon"], "BLOCK_ROWS": max(1, tuning["tile"] // block), "BLOCK_WIDTH": block}
+    return {"width": width, "epsilon": attrs["epsilon"], "block_rows": max(1, tuning["tile"] // block), "block_width": block}
 
 
 def grid(shapes, attrs, constants, cdiv):
     """Programs along each axis; sizes may be symbolic."""
-    return (cdiv(_rows(shapes), constants["BLOCK_ROWS"]),)
+    return (cdiv(_rows(shapes), constants["block_rows"]),)

@@ -1,0 +1,516 @@
+"""`hwnas kernels`: compiles the custom kernels, finds where a network has use for them, and measures whether they pay there."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from hwnas import spaces
+from hwnas.assets import Workspace, disk_errors
+from hwnas.devices import find as find_device
+from hwnas.errors import DeviceUnavailable, HwnasError, NotFoundError, UsageError, require
+from hwnas.ir import Graph
+from hwnas.ir.onnx import load
+from hwnas.kernels import Case, KernelSource, Tuning, all_kernels
+from hwnas.kernels import find as find_kernel
+from hwnas.kernels.compile import Compiled, architecture, compile_kernel
+from hwnas.kernels.launch import check, prepare, random_tensors
+from hwnas.kernels.match import matches
+from hwnas.kernels.source import PRECISIONS
+from hwnas.predict import Predictor
+from hwnas.runtimes.samples import Clock, Ratio, Samples, interleave, ratio
+from hwnas.workflows.context import versions
+from hwnas.workflows.predict import load_predictor, warnings
+
+FORMAT = 1
+WORTH = 1.02  # a speed-up below this is not worth code of one's own
+LAUNCHES = 100  # in one recorded graph: what the host does between samples is then less than a percent
+ROUNDS = 50
+Verdict = Literal["pays", "does not pay", "not resolved"]
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A kernel compiled for a case.
+
+    Attributes:
+        kernel: its name.
+        case: of its `kernel.toml`.
+        precision: of its tensors.
+        arch: for which it is compiled.
+        code: what came of it.
+    """
+
+    kernel: str
+    case: Case
+    precision: str
+    arch: str
+    code: Compiled
+
+    @property
+    def stem(self) -> str:
+        """Of its files, such as `depthwise_conv-28x28-5x5.fp16.sm90`."""
+        case = re.sub(r"[^a-z0-9]+", "-", self.case.name.lower()).strip("-")
+        return f"{self.kernel}-{case}.{self.precision}.{self.arch}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; what a launcher has to know is among them."""
+        return {
+            "kernel": self.kernel,
+            "case": self.case.name,
+            "shapes": {name: list(shape) for name, shape in self.case.shapes.items()},
+            "attrs": dict(self.case.attrs),
+            "precision": self.precision,
+            "arch": self.arch,
+            "symbol": self.code.symbol,
+            "threads": self.code.threads,
+            **asdict(self.code.usage),
+            "code_bytes": len(self.code.cubin),
+            "file": self.stem,
+        }
+
+
+def build(*, archs: Sequence[str], precisions: Sequence[str], names: Sequence[str] = (), out: Path | None = None) -> list[Built]:
+    """Compiles the typical cases of kernels ahead of time; no card is needed.
+
+    Args:
+        archs: such as `sm90`.
+        precisions: of the tensors.
+        names: of kernels; all where it is empty.
+        out: folder that gets PTX, machine code and `kernels.json`, which says how to launch them.
+
+    Raises:
+        UsageError: an unknown name, architecture or precision.
+        MissingExtraError: triton is not installed.
+        DiskError: the folder cannot be written.
+    """
+    for arch in archs:
+        architecture(arch)
+    found = [
+        Built(
+            kernel=source.name,
+            case=case,
+            precision=precision,
+            arch=arch,
+            code=compile_kernel(source, case, arch=arch, precision=precision, tuning=source.tunings[0]),
+        )
+        for source in _chosen(names)
+        for case in source.cases
+        for precision in precisions
+        for arch in archs
+    ]
+    if out is not None:
+        with disk_errors(out, "give another folder with --out"):
+            out.mkdir(parents=True, exist_ok=True)
+            for built in found:
+                (out / f"{built.stem}.ptx").write_text(built.code.ptx)
+                (out / f"{built.stem}.cubin").write_bytes(built.code.cubin)
+            index = {"format": FORMAT, **provenance(), "kernels": [built.as_json() for built in found]}
+            (out / "kernels.json").write_text(json.dumps(index, indent=1) + "\n")
+    return found
+
+
+def provenance() -> dict[str, str]:
+    """Versions on which compiled kernels depend."""
+    return {**versions(), "triton": str(require("triton", "triton").__version__)}
+
+
+def _chosen(names: Sequence[str]) -> tuple[KernelSource, ...]:
+    return tuple(find_kernel(name) for name in names) or all_kernels()
+
+
+def network(*, model: Path | None, space: str | None, genotype: str | None, batch: int) -> Graph:
+    """The network that a call names: an ONNX file, or a genotype of a space (its reference network where none is given).
+
+    Raises:
+        UsageError: both or neither are given, or the genotype is none of the space.
+    """
+    if (model is None) == (space is None):
+        raise UsageError("give a network: an ONNX file, or --space with or without --genotype")
+    if model is not None:
+        if genotype is not None:
+            raise UsageError("--genotype belongs to --space; drop it, or give --space instead of a file")
+        return load(model, batch=batch)
+    chosen = spaces.load(str(space))
+    try:
+        genes = tuple(int(gene) for gene in genotype.split(",")) if genotype is not None else chosen.reference()
+    except ValueError as error:
+        raise UsageError(f"--genotype takes integers with commas between them, such as 0,1,2; got '{genotype}'") from error
+    chosen.validate(genes)
+    return chosen.graph(chosen.canonical(genes), batch=batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """Places of a network where a kernel would do the same work.
+
+    Attributes:
+        kernel: its name.
+        case: sizes and attributes.
+        places: for each, the nodes that it would replace.
+        share: of the network's predicted time that is spent in kernels which lie entirely within these places; None without a predictor.
+    """
+
+    kernel: str
+    case: Case
+    places: tuple[tuple[str, ...], ...]
+    share: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        shapes = {name: list(shape) for name, shape in self.case.shapes.items()}
+        attrs = dict(self.case.attrs)
+        return {
+            "kernel": self.kernel,
+            "shapes": shapes,
+            "attrs": attrs,
+            "places": [list(nodes) for nodes in self.places],
+            "share": self.share,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uses:
+    """Where a network has use for the kernels.
+
+    Attributes:
+        nodes: of the network.
+        uses: by place.
+        source: of the shares, or why there are none.
+        notes: what has to be known about the shares.
+    """
+
+    nodes: int
+    uses: tuple[Use, ...]
+    source: str
+    notes: tuple[str, ...]
+
+    def share(self, kernel: str) -> float | None:
+        """Share of the predicted time for all uses of a kernel."""
+        shares = [use.share for use in self.uses if use.kernel == kernel]
+        return None if any(share is None for share in shares) else sum(share for share in shares if share is not None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        names = dict.fromkeys(use.kernel for use in self.uses)
+        totals = {
+            name: {"places": sum(len(use.places) for use in self.uses if use.kernel == name), "share": self.share(name)} for name in names
+        }
+        uses = [use.as_json() for use in self.uses]
+        return {"nodes": self.nodes, "kernels": totals, "uses": uses, "source": self.source, "notes": list(self.notes)}
+
+
+def find_uses(workspace: Workspace, graph: Graph, *, device: str, batch: int, precision: str = "fp32") -> Uses:
+    """Finds where kernels would match, how often, and what share of the predicted time that is.
+
+    Raises:
+        UsageError: an unknown device.
+    """
+    try:
+        predictor = load_predictor(workspace, device, threads=1, batch=batch, precision=precision)
+    except NotFoundError as error:
+        return Uses(nodes=len(graph.nodes), uses=uses(graph, None), source=f"no shares: {error}", notes=())
+    notes = tuple(warnings(predictor))
+    return Uses(nodes=len(graph.nodes), uses=uses(graph, predictor), source=predictor.source, notes=notes)
+
+
+def uses(graph: Graph, predictor: Predictor | None) -> tuple[Use, ...]:
+    """The matches of a network, those of the same work together, in the order of their first places."""
+    seconds: list[tuple[frozenset[str], float]] = []
+    if predictor is not None:
+        seconds = [(frozenset(kernel.call.nodes), kernel.share) for kernel in predictor.explain(graph)]
+    groups: dict[tuple[object, ...], list[Any]] = {}
+    for match in matches(graph):
+        groups.setdefault((match.kernel, match.case.key), []).append(match)
+    found = []
+    for (kernel, _), same in groups.items():
+        places = tuple(match.nodes for match in same)
+        inside = sum(share for nodes, share in seconds if any(nodes <= set(place) for place in places))
+        found.append(Use(kernel=str(kernel), case=same[0].case, places=places, share=inside if predictor is not None else None))
+    return tuple(found)
+
+
+class Bench(Protocol):
+    """Makes the two things that are compared.
+
+    Attributes:
+        where: it measures, for people: the card and the versions.
+    """
+
+    where: str
+
+    def kernel(self, source: KernelSource, case: Case, tuning: Tuning) -> Run:
+        """Work that launches a kernel `LAUNCHES` times and waits for the end.
+
+        Raises:
+            MeasurementError: its results are not within the tolerance.
+        """
+        ...
+
+    def baseline(self, source: KernelSource, case: Case) -> Run:
+        """Work that has the runtime do the same as often, as it fuses it, and waits for the end."""
+        ...
+
+    def network(self, graph: Graph) -> Run:
+        """Work that runs the network once, as the runtime fuses it, and waits for the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """A kernel against the runtime's own.
+
+    Attributes:
+        kernel: its name.
+        case: what was measured.
+        places: of the network that have it; 1 without a network.
+        tuning: the fastest way to launch it.
+        kernel_s: median time of a launch.
+        baseline_s: the same of what the runtime does.
+        speedup: baseline over kernel, measured A B A B.
+    """
+
+    kernel: str
+    case: Case
+    places: int
+    tuning: Tuning
+    kernel_s: float
+    baseline_s: float
+    speedup: Ratio
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the kernel pays for this work."""
+        return judge(self.speedup)
+
+    def saved_s(self, speedup: float) -> float:
+        """What all places save at a speed-up."""
+        return self.places * self.baseline_s * (1 - 1 / speedup)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "kernel": self.kernel,
+            "case": self.case.name,
+            "attrs": dict(self.case.attrs),
+            "places": self.places,
+            "warps": self.tuning.warps,
+            "sizes": dict(self.tuning.sizes),
+            "kernel_s": self.kernel_s,
+            "baseline_s": self.baseline_s,
+            "speedup": asdict(self.speedup),
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benched:
+    """What the kernels are worth.
+
+    Attributes:
+        where: it was measured.
+        timings: of every kind of work.
+        network_s: median time of the network, where one was given.
+    """
+
+    where: str
+    timings: tuple[Timing, ...]
+    network_s: float | None
+
+    @property
+    def speedup(self) -> Ratio | None:
+        """Of the network, if the kernels that pay replace what the runtime does; the intervals count in full, as if all erred alike."""
+        if self.network_s is None:
+            return None
+        paying = [timing for timing in self.timings if timing.verdict == "pays"]
+
+        def whole(which: str) -> float:
+            saved = sum(timing.saved_s(getattr(timing.speedup, which)) for timing in paying)
+            return float(self.network_s or 0) / max(float(self.network_s or 0) - saved, 1e-12)
+
+        return Ratio(median=whole("median"), low=whole("low"), high=whole("high"))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the kernels pay on the network."""
+        return judge(self.speedup) if self.speedup else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        speedup = self.speedup
+        return {
+            "where": self.where,
+            "timings": [timing.as_json() for timing in self.timings],
+            "network_s": self.network_s,
+            "network_speedup": asdict(speedup) if speedup else None,
+            "verdict": self.verdict,
+        }
+
+
+def judge(speedup: Ratio) -> Verdict:
+    """What an interval of a speed-up says.
+
+    >>> [judge(Ratio(median=1.1, low=low, high=high)) for low, high in ((1.05, 1.2), (0.9, 1.01), (0.9, 1.3))]
+    ['pays', 'does not pay', 'not resolved']
+    """
+    return "pays" if speedup.low > WORTH else "does not pay" if speedup.high < WORTH else "not resolved"
+
+
+def measure(
+    bench: Bench,
+    cases: Sequence[tuple[KernelSource, Case, int]],
+    graph: Graph | None = None,
+    *,
+    rounds: int = ROUNDS,
+    clock: Clock = time.perf_counter_ns,
+) -> Benched:
+    """Measures kernels against a runtime.
+
+    Every way to launch a kernel is tried first, side by side; the fastest one then meets the baseline in samples of its own, since the
+    best of several looks better than it is.
+
+    Args:
+        bench: makes what is compared.
+        cases: kernels, what they do, and at how many places.
+        graph: the network that has the places.
+        rounds: samples of each.
+        clock: nanoseconds, monotonic.
+    """
+    timings = []
+    for source, case, places in cases:
+        runs = {str(i): bench.kernel(source, case, tuning) for i, tuning in enumerate(source.tunings)}
+        tried = interleave(runs, rounds=max(3, rounds // 5), clock=clock)
+        best = min(runs, key=lambda name: tried[name].median_s)
+        pair = interleave({"kernel": runs[best], "baseline": bench.baseline(source, case)}, rounds=rounds, clock=clock)
+        each = {name: Samples(samples.seconds / LAUNCHES) for name, samples in pair.items()}
+        timings.append(
+            Timing(
+                kernel=source.name,
+                case=case,
+                places=places,
+                tuning=source.tunings[int(best)],
+                kernel_s=each["kernel"].median_s,
+                baseline_s=each["baseline"].median_s,
+                speedup=ratio(each["baseline"], each["kernel"]),
+            )
+        )
+    whole = interleave({"network": bench.network(graph)}, rounds=rounds, clock=clock)["network"].median_s if graph is not None else None
+    return Benched(where=bench.where, timings=tuple(timings), network_s=whole)
+
+
+def bench(graph: Graph | None, *, device: str, precision: str, baseline: str, names: Sequence[str] = ()) -> Benched:
+    """Measures the kernels on a card: those that a network has use for, or the typical cases of `kernel.toml`.
+
+    Raises:
+        DeviceUnavailable: the card is not here; says what is needed.
+        UsageError: a device that is no GPU, or a network that has no use for the kernels.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"kernels are measured in {', '.join(PRECISIONS)}; got '{precision}'")
+    card = CudaBench.of(device, precision, baseline)
+    chosen = _chosen(names)
+    if graph is None:
+        return measure(card, [(source, case, 1) for source in chosen for case in source.cases])
+    by_name = {source.name: source for source in chosen}
+    cases = [(by_name[use.kernel], use.case, len(use.places)) for use in uses(graph, None) if use.kernel in by_name]
+    if not cases:
+        raise UsageError(f"network '{graph.name}' has no place for {', '.join(by_name)}; 'hwnas kernels match' shows what is looked for")
+    return measure(card, cases, graph)
+
+
+class CudaBench:
+    """Measures on an NVIDIA card through PyTorch: launches recorded in CUDA graphs, so that no host time is counted, with warm caches.
+
+    Not yet run on hardware.
+    """
+
+    def __init__(self, name: str, precision: str, baseline: str) -> None:
+        self._torch = require("torch", "gpu")
+        self._precision = precision
+        self._compiled = baseline == "compile"
+        versions = f"torch {self._torch.__version__}, triton {require('triton', 'triton').__version__}"
+        self.where = f"{name}, {versions}, {precision}, against torch {'compiled' if self._compiled else 'eager'}; CUDA graphs, warm caches"
+
+    @classmethod
+    def of(cls, device: str, precision: str, baseline: str) -> CudaBench:
+        """The bench of a device.
+
+        Raises:
+            DeviceUnavailable: it is not here, or this torch cannot use it.
+        """
+        if device == "cpu":
+            raise UsageError("the kernels run on NVIDIA cards; give one with --device")
+        needs = "'hwnas kernels bench' needs the card, its driver, a CUDA build of torch and 'hwnas[triton]'"
+        try:
+            found = find_device(device)
+        except DeviceUnavailable as error:
+            raise DeviceUnavailable(f"{needs}; {str(error).split('; run ')[0]}") from error
+        torch = require("torch", "gpu")
+        if not torch.cuda.is_available():
+            raise DeviceUnavailable(f"{needs}; '{device}' is here, but torch {torch.__version__} cannot use it")
+        present = torch.cuda.get_device_name()
+        if found.spec.model != present:
+            raise DeviceUnavailable(
+                f"{needs}; torch's first card is '{present}', not '{found.spec.model}': choose it by CUDA_VISIBLE_DEVICES"
+            )
+        return cls(present, precision, baseline)
+
+    def kernel(self, source: KernelSource, case: Case, tuning: Tuning) -> Run:
+        """See `Bench.kernel`."""
+        tensors = random_tensors(case, self._precision, "cuda")
+        launch = prepare(source, tensors, case.attrs, tuning)
+        check(source, launch(), tensors, case.attrs, self._precision)
+        return self._recorded(launch, LAUNCHES)
+
+    def baseline(self, source: KernelSource, case: Case) -> Run:
+        """See `Bench.baseline`."""
+        tensors = random_tensors(case, self._precision, "cuda")
+
+        def reference(tensors: Mapping[str, Any]) -> Any:
+            return source.reference(tensors, case.attrs)
+
+        run = self._torch.compile(reference, dynamic=False) if self._compiled else reference
+        return self._recorded(lambda: run(tensors), LAUNCHES)
+
+    def network(self, graph: Graph) -> Run:
+        """See `Bench.network`."""
+        import numpy as np
+
+        from hwnas.ir.torch import lower
+
+        dtype, rng = getattr(self._torch, PRECISIONS[self._precision]), np.random.default_rng(0)
+        module = lower(graph.materialize(rng)).eval().to("cuda", dtype)
+        inputs = [self._torch.from_numpy(value).to("cuda") for value in graph.random_inputs(rng).values()]
+        inputs = [value.to(dtype) if value.is_floating_point() else value for value in inputs]
+        run = self._torch.compile(module, dynamic=False) if self._compiled else module
+        return self._recorded(lambda: run(*inputs), 1)
+
+    def _recorded(self, run: Run, times: int) -> Run:
+        """The work recorded so often in a CUDA graph, ready to be replayed."""
+        cuda = self._torch.cuda
+        try:
+            with self._torch.inference_mode():
+                side = cuda.Stream()
+                side.wait_stream(cuda.current_stream())
+                with cuda.stream(side):
+                    for _ in range(3):
+                        run()
+                cuda.current_stream().wait_stream(side)
+                graph = cuda.CUDAGraph()
+                with cuda.graph(graph):
+                    for _ in range(times):
+                        run()
+        except RuntimeError as error:
+            raise HwnasError(f"the card refuses to run or record it ({' '.join(str(error).split())[:200]})") from error
+
+        def replay() -> None:
+            graph.replay()
+            cuda.synchronize()
+
+        return replay
