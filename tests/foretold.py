@@ -14,6 +14,7 @@ import onnx
 from hwnas.ir import Graph, KernelCall
 from hwnas.ir.kernel import FREE
 from hwnas.ir.onnx import to_bytes
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.ort_fusion import PlannedNode, fuse, plan
 from hwnas.runtimes.ort_kernels import named
@@ -26,10 +27,24 @@ Shape = tuple[int, ...]
 
 def agreed(graph: Graph, runtime: OrtRuntime) -> list[str]:
     """The kernels in words, `Conv+Relu`, once the runtime has been seen to optimise the graph as foretold."""
+    assert_told(graph, runtime)
+    return ["+".join((call.kernel.op, *call.kernel.fused)) for call in fuse(graph, runtime.fusions)]
+
+
+def assert_told(graph: Graph, runtime: OrtRuntime) -> None:
+    """The runtime's nodes are those foretold, in operators and data flow; our kernels hold every node exactly once. Nothing is run."""
     found = optimized(runtime, graph)
     nodes = {node.name or f"#{index}": node for index, node in enumerate(found.node)}
-    assert_whole(match(plan(graph, runtime.fusions), nodes, [tensor.name for tensor in found.initializer]))
-    return ["+".join((call.kernel.op, *call.kernel.fused)) for call in fuse(graph, runtime.fusions)]
+    assert_kernels(graph, runtime.fusions, match(plan(graph, runtime.fusions), nodes, [tensor.name for tensor in found.initializer]))
+
+
+def assert_kernels(graph: Graph, fusions: Fusions, found: Found) -> None:
+    """Kernels and nodes are as many as the runtime has, in an order in which they can run, and hold every node of the graph."""
+    assert_whole(found)
+    calls = fuse(graph, fusions)
+    assert Counter(calls) == Counter(dict.fromkeys(found.calls.values()).keys())
+    assert_every_node_once(graph, calls)
+    assert_runs_in_order(graph, plan(graph, fusions))
 
 
 def assert_whole(found: Found) -> None:
@@ -38,7 +53,7 @@ def assert_whole(found: Found) -> None:
 
 
 def assert_foretold(graph: Graph, runtime: OrtRuntime) -> None:
-    """The runtime's nodes are those foretold, in operators, data flow and shapes; our kernels hold every node exactly once."""
+    """As `assert_told`, and a run of the network shows the shapes foretold."""
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         path = Path(folder, "optimized.onnx")
         drawn = graph.materialize(np.random.default_rng(0))
@@ -47,15 +62,10 @@ def assert_foretold(graph: Graph, runtime: OrtRuntime) -> None:
         events = {event["name"].removesuffix(EVENT): event["args"] for event in kernel_events(Path(session.end_profiling()))}
         model = onnx.load(path)
     theirs = named(model, {name: event["op_name"] for name, event in events.items()})
-    nodes = plan(graph, runtime.fusions)
-    found = match(nodes, theirs, [tensor.name for tensor in model.graph.initializer])
-    assert_whole(found)
-    calls = fuse(graph, runtime.fusions)
-    assert Counter(calls) == Counter(dict.fromkeys(found.calls.values()).keys())
+    found = match(plan(graph, runtime.fusions), theirs, [tensor.name for tensor in model.graph.initializer])
+    assert_kernels(graph, runtime.fusions, found)
     for name, event in events.items():
         assert_shapes(found.calls[name], event, runtime.fusions.block)
-    assert_every_node_once(graph, calls)
-    assert_runs_in_order(graph, nodes)
 
 
 def assert_shapes(call: KernelCall, event: dict[str, Any], block: int) -> None:

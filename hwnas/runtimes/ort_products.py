@@ -17,10 +17,10 @@ _PLAIN = attributes(alpha=1.0, transA=0, transB=0, transBatchA=0, transBatchB=0)
 
 
 def matmul_norm(draft: Draft, step: Step) -> bool:
-    """A batch normalisation behind the product with a matrix is part of it."""
+    """A batch normalisation behind the product of two matrices is part of it."""
     norm = draft.only_reader(step.outputs[0], "BatchNormalization")
-    weights = step.inputs[1]
-    if norm is None or len(draft.shape(weights)) != 2 or not draft.constants.issuperset([weights, *norm.inputs[1:]]):
+    left, weights = step.inputs
+    if norm is None or not len(draft.shape(left)) == len(draft.shape(weights)) == 2 or not draft.constants.issuperset([weights, *norm.inputs[1:]]):
         return False
     if draft.shape(norm.inputs[1])[0] != draft.shape(weights)[1]:
         return False

@@ -140,9 +140,9 @@ class _Mover:
             return False
         if step.op == "Reshape":
             turned = self._as_transpose(transpose, step)
-            return self._merge(transpose, step, turned) if turned is not None else self._split(transpose, step, perm)
+            return self._merge(transpose, step, turned) if turned is not None else self._split(step, perm)
         handle = next(handle for ops, handle in _HANDLERS.items() if step.op in ops)
-        return handle(self, transpose, step, perm)
+        return handle(self, step, perm)
 
     # ---- Transposes that meet
 
@@ -247,30 +247,29 @@ class _Mover:
         behind.cause = step
         return behind
 
-    def _pass(self, transpose: Step, step: Step, perm: Perm, out_perm: Perm | None = None) -> bool:
+    def _pass(self, step: Step, perm: Perm, out_perm: Perm | None = None) -> bool:
         """Turns all inputs of a step that turn with its outputs, and the outputs back; the work of the Transpose goes with it."""
-        before = [b for i in self._positions(step) if (b := self.draft.writer.get(step.inputs[i])) is not None and b.op == "Transpose"]
         nodes = list(step.nodes)
         for position in self._positions(step):
             self._turn_input(step, position, inverse(perm))
         behind = [self._turn_output(step, i, perm if out_perm is None else out_perm) for i in range(len(step.outputs))]
         gone = [name for name in step.nodes if name not in nodes]
         heir = next((b for b in behind if b is not None), None)
-        if heir is not None and gone and all(b.index not in self.draft.steps for b in before if b is transpose):
+        if heir is not None and gone:
             step.nodes[:] = nodes
             heir.nodes.extend(gone)
         return True
 
-    def _simple(self, transpose: Step, step: Step, perm: Perm) -> bool:
-        return self._pass(transpose, step, perm)
+    def _simple(self, step: Step, perm: Perm) -> bool:
+        return self._pass(step, perm)
 
-    def _broadcast(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _broadcast(self, step: Step, perm: Perm) -> bool:
         rank = len(perm)
         if any(len(self.draft.shape(step.inputs[i])) > rank for i in self._positions(step)):
             return False
         for position in self._positions(step):
             self._lift(step, position, rank)
-        return self._pass(transpose, step, perm)
+        return self._pass(step, perm)
 
     def _lift(self, step: Step, position: int, rank: int) -> None:
         """Adds leading axes of size one to an input until it has a rank."""
@@ -298,7 +297,7 @@ class _Mover:
             behind.cause = step
             self._retire(before, behind)
 
-    def _split(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _split(self, step: Step, perm: Perm) -> bool:
         """Passes a Reshape that splits axes and merges none: each axis is split before it is moved."""
         groups: list[list[int]] = []
         wanted = list(self.draft.shape(step.outputs[0]))
@@ -317,53 +316,53 @@ class _Mover:
         starts = [sum(len(groups[i]) for i in back[:position]) for position in range(len(back))]
         out_perm = tuple(starts[perm[i]] + k for i, group in enumerate(groups) for k in range(len(group)))
         step.set(shape=tuple(size for i in back for size in groups[i]))
-        return self._pass(transpose, step, perm, out_perm)
+        return self._pass(step, perm, out_perm)
 
-    def _with_axis(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _with_axis(self, step: Step, perm: Perm) -> bool:
         step.set(axis=perm[step.attr("axis")])
-        return self._pass(transpose, step, perm)
+        return self._pass(step, perm)
 
-    def _pad(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _pad(self, step: Step, perm: Perm) -> bool:
         pads, rank, back = step.attr("pads"), len(perm), inverse(perm)
         step.set(pads=(*(pads[axis] for axis in back), *(pads[axis + rank] for axis in back)))
-        return self._pass(transpose, step, perm)
+        return self._pass(step, perm)
 
-    def _pool(self, transpose: Step, step: Step, perm: Perm) -> bool:
-        return perm == _IMAGES[1] and self._pass(transpose, step, perm)
+    def _pool(self, step: Step, perm: Perm) -> bool:
+        return perm == _IMAGES[1] and self._pass(step, perm)
 
-    def _resize(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _resize(self, step: Step, perm: Perm) -> bool:
         if not self.resize or perm not in _IMAGES:
             return False
         for key in ("scales", "sizes"):
             if (values := step.attr(key)) is not None:
                 step.set(**{key: tuple(values[axis] for axis in inverse(perm))})
-        return self._pass(transpose, step, perm)
+        return self._pass(step, perm)
 
-    def _slice(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _slice(self, step: Step, perm: Perm) -> bool:
         step.set(axes=tuple(perm[axis] for axis in step.attr("axes")))
-        return self._pass(transpose, step, perm)
+        return self._pass(step, perm)
 
-    def _tile(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _tile(self, step: Step, perm: Perm) -> bool:
         step.set(repeats=tuple(step.attr("repeats")[axis] for axis in inverse(perm)))
-        return self._pass(transpose, step, perm)
+        return self._pass(step, perm)
 
-    def _gather(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _gather(self, step: Step, perm: Perm) -> bool:
         """A pick of one index loses its axis."""
         if self.draft.shape(step.inputs[1]) or step.inputs[1] not in self.draft.constants:
             return False
         axis = perm[step.attr("axis")]
         step.set(axis=axis)
-        return self._pass(transpose, step, perm, _without(perm, (axis,)))
+        return self._pass(step, perm, _without(perm, (axis,)))
 
-    def _reduce(self, transpose: Step, step: Step, perm: Perm) -> bool:
+    def _reduce(self, step: Step, perm: Perm) -> bool:
         axes = tuple(sorted(perm[axis] for axis in step.attr("axes")))
         step.set(axes=axes)
         if step.attr("keepdims"):
-            return self._pass(transpose, step, perm)
-        return self._pass(transpose, step, perm, _without(perm, axes))
+            return self._pass(step, perm)
+        return self._pass(step, perm, _without(perm, axes))
 
 
-_Handler = Callable[[_Mover, Step, Step, Perm], bool]
+_Handler = Callable[[_Mover, Step, Perm], bool]
 _HANDLERS: Mapping[frozenset[str], _Handler] = {
     _UNARY: _Mover._simple,
     _BROADCAST: _Mover._broadcast,
