@@ -320,12 +320,11 @@ def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch
 
 
 def _runtime(options: SearchOptions) -> Runtime | None:
-    """What measures the finalists, where the device is on this machine."""
+    """What measures the finalists, where the device is on this machine and this version can drive it."""
     try:
-        find(options.device)
-    except DeviceUnavailable:
+        return registry.make(registry.default(find(options.device).spec.name), options.threads)
+    except (DeviceUnavailable, UsageError):
         return None
-    return registry.make(registry.default(options.device), options.threads)
 
 
 def _quality(evaluator: SearchEvaluator) -> dict[str, Any] | None:
