@@ -52,12 +52,22 @@ class PopulationPredictor:
         self._known = 0  # units whose sums are there
         self._kernels: Matrix = np.zeros((0, 6))  # of each kernel: as the first five sums, and the bytes of its activations
 
-    def bounds(self, population: Population) -> Bounds:
-        """Latency of every network of a matrix of genotypes, [n] each; those of `Predictor.estimate`."""
-        parts = [self._chunk(population[i : i + CHUNK]) for i in range(0, len(population), CHUNK)]
-        if len(parts) == 1:
-            return parts[0]
-        return Bounds(*(np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0)]) for name in Bounds.__slots__))
+    def bounds(self, population: Population, *, strict: bool = False) -> Bounds:
+        """Latency of every network of a matrix of genotypes, [n] each; those of `Predictor.estimate`.
+
+        Args:
+            population: [n, genes].
+            strict: refuse instead of falling back to the roofline.
+
+        Raises:
+            UncoveredKernelError: in strict mode, for a kernel whose kind or size was not measured.
+        """
+        parts = [self._chunk(population[i : i + CHUNK]) for i in range(0, len(population), CHUNK)] or [Bounds(*[np.zeros(0)] * 4)]
+        found = parts[0] if len(parts) == 1 else Bounds(*(np.concatenate([getattr(p, n) for p in parts]) for n in Bounds.__slots__))
+        if strict and (found.coverage < 1).any():
+            first = tuple(population[int(np.argmax(found.coverage < 1))].tolist())
+            self.predictor.estimate([self._space.graph(first, batch=self.index.batch)], strict=True)  # raises, and names the node
+        return found
 
     def _chunk(self, population: Population) -> Bounds:
         if self.refusal:
@@ -134,6 +144,9 @@ class PopulationPredictor:
         new = self._units[self._known :]
         owner = self._known + np.repeat(np.arange(len(new)), [len(unit) for unit in new])
         rows = self._kernels[[kernel for unit in new for kernel in unit]]
+        # Kernels have their numbers by when they were met; sums must not depend on that, or a resumed search would round otherwise.
+        order = np.lexsort((*rows[:, 2::-1].T, owner))
+        owner, rows = owner[order], rows[order]
         np.add.at(self._sums[:, :5], owner, rows[:, :5])
         np.maximum.at(self._largest, owner, rows[:, 5])
         self._known = len(self._units)

@@ -67,8 +67,7 @@ class BlockIndex:
         Raises:
             GraphError: the space's parts, or its `input_genes`, contradict its `blocks`.
         """
-        population = self.space.canonical_batch(population)
-        return self._tables.divide(population) if self._tables else self._one_by_one(population)
+        return self._tables.divide(population) if self._tables else self._one_by_one(self.space.canonical_batch(population))
 
     def number(self, block: Block) -> int:
         """The number of a block, a new one for one that is new."""
@@ -109,8 +108,8 @@ class _Tables:
             for digit, name in enumerate(names):
                 self._strides[position[name], column] = prod(sizes[column][digit + 1 :])
         self._inputs = np.full(prod(sizes[0]), UNSEEN, np.int32)
-        self._tables = [_Table(part, size) for part, size in zip(space.places, sizes[1:], strict=True)]
         self._genes = {gene.name: gene for gene in space.genes}
+        self._tables = [_Table(part, size, _same(space, part, size)) for part, size in zip(space.places, sizes[1:], strict=True)]
         self._filled = False
 
     def divide(self, population: Population) -> Ids:
@@ -142,10 +141,13 @@ class _Tables:
         if blocks.size and blocks.min() == UNSEEN:
             missing = np.flatnonzero(blocks == UNSEEN)
             places, first = np.unique(place[missing], return_index=True)
-            for at, number in zip(places.tolist(), spec[missing[first]].tolist(), strict=True):
-                self._fill(table, at, number)
+            same = places - places % table.choices + table.same[places % table.choices]
+            for at, number in zip(same.tolist(), spec[missing[first]].tolist(), strict=True):
+                if table.blocks.reshape(-1)[at] == UNSEEN:
+                    self._fill(table, at, number)
+                    self._filled = True
+            table.blocks.reshape(-1)[places] = table.blocks.reshape(-1)[same]
             blocks = table.blocks.reshape(-1)[place]
-            self._filled = True
         return blocks
 
     def _fill(self, table: _Table, place: int, spec: int) -> None:
@@ -191,11 +193,33 @@ def _single(block: Block) -> Sequence[Block]:
     return found
 
 
-class _Table:
-    """The blocks of a part: a row for every spec that it was seen to read, a column for every combination of its genes."""
+def _same(space: FactoredSpace, part: Part, sizes: Sequence[int]) -> NDArray[np.int64]:
+    """The code that a part's code amounts to, genes that the part's own other genes leave without effect being 0."""
+    codes = np.arange(prod(sizes))
+    if not sizes:
+        return codes
+    choices = {gene.name: gene.choices for gene in space.genes}
+    digits = dict(zip(part.genes, np.unravel_index(codes, sizes), strict=True))
+    effect = {}
+    for gene in space.genes:
+        if gene.name not in digits:
+            continue
+        effect[gene.name] = np.ones(len(codes), bool)
+        if gene.when and gene.when[0] in digits:
+            parent, values = gene.when
+            effective = np.array([choice in values for choice in choices[parent]])
+            effect[gene.name] = effect[parent] & effective[digits[parent]]
+    return np.ravel_multi_index([np.where(effect[name], digits[name], 0) for name in part.genes], sizes)
 
-    def __init__(self, part: Part, sizes: Sequence[int]) -> None:
-        self.part, self.sizes, self.choices = part, sizes, prod(sizes)
+
+class _Table:
+    """The blocks of a part: a row for every spec that it was seen to read, a column for every combination of its genes.
+
+    `same` says which columns are filled from which: those of equal networks from one.
+    """
+
+    def __init__(self, part: Part, sizes: Sequence[int], same: NDArray[np.int64]) -> None:
+        self.part, self.sizes, self.choices, self.same = part, sizes, prod(sizes), same
         self.rows: Ids = np.full(64, UNSEEN, np.int32)  # by number of the spec
         self.blocks: Ids = np.full((1, self.choices), UNSEEN, np.int32)
         self._used = 0

@@ -20,11 +20,14 @@ from hwnas.errors import UsageError
 from hwnas.ir import Graph
 from hwnas.ir.cost import flops, memory_bytes, params
 from hwnas.predict import Predictor
+from hwnas.predict.features import Matrix
+from hwnas.predict.population import PopulationPredictor
 from hwnas.search.archive import Archive
 from hwnas.search.evaluator import Bounded, Evaluation
 from hwnas.search.problem import Problem
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype, Population
+from hwnas.spaces.blocks import BlockCounts, BlockIndex
 
 COUNTS: Mapping[str, Callable[[Graph], int]] = {"params": params, "flops": flops, "memory": memory_bytes}
 POPULATION = 32  # random networks against which proxies are ranked, frozen at the start of a run
@@ -37,6 +40,9 @@ NOT_SCORED = "not scored: breaks a limit"
 class Scorer:
     """Everything about a network that does not need accuracy: built once per run, cheap.
 
+    Networks of a `FactoredSpace` are put together from their blocks, which are counted and predicted once each; others, and what
+    another kind of predictor than `Predictor` says of them, are built one by one. Both say the same, to the rounding of sums.
+
     Attributes:
         space: the networks.
         predictor: of latency.
@@ -46,22 +52,45 @@ class Scorer:
     space: SearchSpace
     predictor: Predictor
     batch: int
+    _index: BlockIndex = field(init=False, repr=False)
+    _counts: BlockCounts = field(init=False, repr=False)
+    _latency: PopulationPredictor | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._index = BlockIndex(self.space, batch=self.batch)
+        self._counts = BlockCounts(self._index)
+        if isinstance(self.predictor, Predictor) and self._index.tabled and self.predictor.setting.batch == self.batch:
+            self._latency = PopulationPredictor(self.predictor, self.space, self._index)
 
     def bounds(self, genotypes: Sequence[Genotype], metrics: Sequence[str]) -> list[dict[str, Bounded]]:
         """The metrics asked for of every network, those that need no training; per call of `batch` images."""
-        graphs = [self.space.graph(genotype, batch=self.batch) for genotype in genotypes]
-        found: list[dict[str, Bounded]] = [
-            {name: Bounded.exact(float(COUNTS[name](graph))) for name in metrics if name in COUNTS} for graph in graphs
-        ]
-        if "latency" in metrics:
-            for row, estimate in zip(found, self.predictor.estimate(graphs), strict=True):
-                row["latency"] = Bounded(estimate.value, estimate.low, estimate.high)
+        population = np.array(genotypes, np.int64).reshape(len(genotypes), len(self.space.genes))
+        columns = {name: matrix.tolist() for name, matrix in self.matrices(population, metrics).items()}
+        return [{name: Bounded(*column[i]) for name, column in columns.items()} for i in range(len(genotypes))]
+
+    def matrices(self, population: Population, metrics: Sequence[str]) -> dict[str, Matrix]:
+        """The same for a matrix of genotypes, as matrices [n, 3] of value, low and high."""
+        counted = [name for name in metrics if name in COUNTS]
+        predicted = "latency" in metrics
+        graphs: list[Graph] = []
+        if (counted and not self._index.tabled) or (predicted and self._latency is None):
+            graphs = [self.space.graph(tuple(row), batch=self.batch) for row in population.tolist()]
+        found = self._counted(counted, population, graphs) if counted else {}
+        if self._latency and predicted:
+            bounds = self._latency.bounds(population)
+            found["latency"] = np.column_stack([bounds.value, bounds.low, bounds.high])
+        elif predicted:
+            estimates = self.predictor.estimate(graphs)
+            found["latency"] = np.array([[each.value, each.low, each.high] for each in estimates]).reshape(-1, 3)
         return found
 
-    def matrices(self, population: Population, metrics: Sequence[str]) -> dict[str, Any]:
-        """The same for a matrix of genotypes, as matrices [n, 3] of value, low and high."""
-        rows = self.bounds([tuple(row) for row in population.tolist()], metrics)
-        return {name: np.array([[row[name].value, row[name].low, row[name].high] for row in rows]) for name in metrics}
+    def _counted(self, names: Sequence[str], population: Population, graphs: Sequence[Graph]) -> dict[str, Matrix]:
+        if self._index.tabled:
+            counts = self._counts.count(self._index.divide(population))
+            columns = {"params": counts.params, "flops": counts.flops, "memory": counts.memory_bytes}
+        else:
+            columns = {name: np.array([COUNTS[name](graph) for graph in graphs], np.int64) for name in names}
+        return {name: np.repeat(columns[name][:, None].astype(np.float64), 3, axis=1) for name in names}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from paper_device import BLOCK, ROOFLINE, measured
+from paper_device import SETTING as PAPER
 from stand_ins import SPACE, FormulaPredictor, ladder, problem, seconds
 
+from hwnas import spaces
 from hwnas.accuracy import data
 from hwnas.accuracy.proxies import PROXIES
 from hwnas.accuracy.train import Recipe
 from hwnas.errors import UsageError
-from hwnas.ir import cost
+from hwnas.ir import Graph, cost
+from hwnas.predict import Predictor, fitting
+from hwnas.runtimes.fusions import Fusions
 from hwnas.search import nsga2
 from hwnas.search.archive import Archive
-from hwnas.search.evaluator import Bounded
-from hwnas.search.problem import Problem
+from hwnas.search.evaluator import Bounded, Evaluation
+from hwnas.search.problem import Budget, Objective, Problem
+from hwnas.spaces.base import Genotype, SearchSpace
 from hwnas.workflows import evaluator as module
 from hwnas.workflows.evaluator import NOT_SCORED, Scorer, SearchEvaluator, check_metrics
 
@@ -153,3 +160,103 @@ def test_energy_needs_a_meter() -> None:
     with pytest.raises(UsageError, match="energy is unavailable: no counter; search without it"):
         check_metrics(["latency", "energy"], "no counter")
     check_metrics(["latency", "accuracy", "memory", "params", "flops"], "no counter")
+
+
+class OneByOne(SearchSpace):
+    """Another space's networks, without saying that they share blocks."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.name, self.genes, self.num_classes, self._space = space.name, space.genes, space.num_classes, space
+
+    def graph(self, genotype: Genotype, *, batch: int = 1) -> Graph:
+        """See `SearchSpace.graph`."""
+        return self._space.graph(genotype, batch=batch)
+
+
+@dataclass
+class Scores:
+    """An evaluator that needs no accuracy."""
+
+    scorer: Scorer
+
+    def evaluate(self, genotypes: Sequence[Genotype]) -> Sequence[Evaluation]:
+        """See `Evaluator.evaluate`."""
+        names = ("latency", "memory", "params")
+        rows = self.scorer.bounds(genotypes, names)
+        return [
+            Evaluation(genotype=genotype, metrics=row, source=dict.fromkeys(names, "told"))
+            for genotype, row in zip(genotypes, rows, strict=True)
+        ]
+
+    def refine(self, _: Archive) -> bool:
+        """See `Evaluator.refine`."""
+        return False
+
+
+@pytest.fixture(scope="module")
+def paper() -> Predictor:
+    """Learned quickly of the device on paper."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=20, eta=0.4),))
+        learned = fitting.fit(measured(25), ROOFLINE)
+    return Predictor(
+        setting=PAPER,
+        fusions=Fusions(block=BLOCK),
+        model=learned,
+        space="mobilenet-small",
+        fingerprint="0123456789ab",
+        profile_digest="a" * 64,
+        environment={},
+    )
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "mobilenet-small", "resnet", "resnet-small"])
+def test_blocks_score_as_whole_networks_do(name: str, paper: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts are equal, latency agrees to the rounding of sums, and no network is built whose blocks are known."""
+    space = spaces.load(name)
+    networks = [space.sample(np.random.default_rng([7, i])) for i in range(6)]
+    metrics = ("flops", "latency", "memory", "params")
+    blocks = Scorer(space=space, predictor=paper, batch=1)
+    slowly = Scorer(space=OneByOne(space), predictor=paper, batch=1).bounds(networks, metrics)
+    for _ in range(2):
+        for row, other in zip(blocks.bounds(networks, metrics), slowly, strict=True):
+            assert {key: row[key] for key in row if key != "latency"} == {key: other[key] for key in other if key != "latency"}
+            told, own = row["latency"], other["latency"]
+            assert [told.value, told.low, told.high] == pytest.approx([own.value, own.low, own.high], rel=1e-12)
+
+    def build(*_: object, **__: object) -> Graph:
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr(type(space), "graph", build)
+    assert blocks.bounds(networks, metrics) == blocks.bounds(networks, metrics)
+    assert blocks.bounds([], metrics) == []
+
+
+def test_another_batch_is_refused_as_before(paper: Predictor) -> None:
+    """A predictor that answers for other batches refuses, whatever the networks share."""
+    with pytest.raises(UsageError, match="batch"):
+        Scorer(space=spaces.load("resnet-small"), predictor=paper, batch=4).bounds([spaces.load("resnet-small").reference()], ["latency"])
+
+
+def test_a_search_finds_the_same(paper: Predictor) -> None:
+    """A search of a fixed seed visits the same networks in the same order, and archives the same of them, either way."""
+    space = spaces.load("resnet-small")
+    found = []
+    for searched in (space, OneByOne(space)):
+        asked = Problem(
+            space=searched,
+            objectives=Objective.parse(minimize=["latency"], maximize=["params"]),
+            constraints=(),
+            budget=Budget(evaluations=60),
+            seed=3,
+        )
+        archive = Archive.open(":memory:")
+        nsga2.search(asked, Scores(Scorer(space=searched, predictor=paper, batch=1)), archive, population=12)
+        found.append([(each.genotype, each.metrics) for each in archive.latest().values()])
+    assert len(found[0]) >= 60
+    assert [genotype for genotype, _ in found[0]] == [genotype for genotype, _ in found[1]]
+    for (_, ours), (_, theirs) in zip(*found, strict=True):
+        assert ours["memory"] == theirs["memory"]
+        for name in ours:
+            one, other = ours[name], theirs[name]
+            assert [one.value, one.low, one.high] == pytest.approx([other.value, other.low, other.high], rel=1e-12)
