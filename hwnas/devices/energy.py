@@ -163,10 +163,9 @@ def measure(
         clock: time, and waiting.
 
     Returns:
-        What was measured, or why it cannot be trusted.
+        What was measured, or why it cannot be trusted. What `work` and `state` raise is raised.
     """
-    bench = _Bench(meter, work, rng, state, plan or Plan(), clock or SystemClock())
-    return bench.run()
+    return _Bench(meter, work, rng, state, plan or Plan(), clock or SystemClock()).run()
 
 
 class _Bench:

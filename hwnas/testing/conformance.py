@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.devices import Energy, EnergyMeter
 from hwnas.errors import GraphError, UsageError
 from hwnas.ir import Graph, GraphBuilder, KernelCall
 from hwnas.ir.kernel import FREE
@@ -199,3 +200,48 @@ class RuntimeConformance:
         """A precision that the runtime does not have is a `UsageError` that names it."""
         with pytest.raises(UsageError, match=self.unknown_precision):
             runtime.build(graph, precision=self.unknown_precision)
+
+
+class EnergyMeterConformance:
+    """What `hwnas.devices.energy.measure` relies on in a `hwnas.devices.EnergyMeter`.
+
+    A supplier's test file holds a subclass whose fixture `meter` gives one on a device that uses some power, and whose method `wait` lets
+    so many seconds pass there.
+    """
+
+    @pytest.fixture
+    def meter(self) -> EnergyMeter:
+        """The meter under test."""
+        raise NotImplementedError("a subclass of EnergyMeterConformance overrides the fixture 'meter'")
+
+    def wait(self, seconds: float) -> None:
+        """Lets time pass on the device of the meter."""
+        raise NotImplementedError("a subclass of EnergyMeterConformance overrides 'wait'")
+
+    def test_identity(self, meter: EnergyMeter) -> None:
+        """A meter says what it reads, and how its reading follows the truth."""
+        assert meter.source == meter.source.strip() != ""
+        assert 0 < meter.cadence.seen_s <= meter.cadence.period_s
+
+    def test_windows_follow_one_another(self, meter: EnergyMeter) -> None:
+        """A window gives energy with its uncertainty, in which the window before it has no part."""
+        energies = []
+        for _ in range(2):
+            meter.start()
+            self.wait(10.0)
+            energies.append(meter.stop())
+        first, second = energies
+        assert isinstance(first, Energy)
+        assert isinstance(second, Energy)
+        assert 0 < first.uncertainty < first.joules
+        assert abs(first.joules - second.joules) <= first.uncertainty + second.uncertainty
+
+    def test_one_window_at_a_time(self, meter: EnergyMeter) -> None:
+        """A window that is open is not begun again, one that is not open is not ended: both are mistakes of the caller."""
+        with pytest.raises(RuntimeError, match="no window"):
+            meter.stop()
+        meter.start()
+        with pytest.raises(RuntimeError, match="open already"):
+            meter.start()
+        self.wait(10.0)
+        assert isinstance(meter.stop(), Energy)

@@ -13,6 +13,7 @@ from hwnas.devices import Cadence, Energy, EnergyMeter, Unavailable
 from hwnas.devices.clock import SystemClock
 from hwnas.devices.nvml import cards
 from hwnas.devices.nvml_energy import UNKNOWN, NvmlMeter, PowerSensor, nvml_meter
+from hwnas.testing.conformance import EnergyMeterConformance
 
 AMPERE = PowerSensor(cadence=Cadence(period_s=0.1, seen_s=0.025))
 NOT_SUPPORTED, LOST, UNKNOWN_ERROR = 3, 15, 999
@@ -59,18 +60,17 @@ def test_a_window_of_constant_power(driver: FakeDriver, load: Load) -> None:
     assert meter.source == "nvml-counter"
 
 
-def test_windows_follow_one_another(driver: FakeDriver, load: Load) -> None:
-    """A meter is used again and again, each window begins at nothing, and one is open at a time."""
-    clock, meter = load("power constant 200\n")
-    first, second = window(driver, clock, meter), window(driver, clock, meter, seconds=10.0)
-    assert isinstance(first, Energy)
-    assert isinstance(second, Energy)
-    assert second.joules == pytest.approx(2 * first.joules, rel=0.03)
-    with pytest.raises(RuntimeError, match="start"):
-        meter.stop()
-    meter.start()
-    with pytest.raises(RuntimeError, match="open already"):
-        meter.start()
+class TestNvmlMeter(EnergyMeterConformance):
+    @pytest.fixture(autouse=True)
+    def card(self, load: Load) -> None:
+        self.clock, self.card_meter = load("power constant 300\n")
+
+    @pytest.fixture
+    def meter(self) -> EnergyMeter:
+        return self.card_meter
+
+    def wait(self, seconds: float) -> None:
+        self.clock.sleep(seconds)
 
 
 def test_the_counter_is_read_at_the_edges_only(driver: FakeDriver, load: Load) -> None:
@@ -185,19 +185,26 @@ def test_a_short_window_is_refused(driver: FakeDriver, load: Load) -> None:
 
 
 def test_in_real_time(driver: FakeDriver) -> None:
-    """By the system's clock, with the thread that reads the power: what the card used between the edges, to an update of either."""
+    """By the system's clock, with the thread that reads the power: what the card used between the edges, to an update of either.
+
+    Where this process is held up between the counter and the clock, the two disagree, and the window is refused: then there is another.
+    """
     driver.load("clock real\n" + A100 + "sensor 0.01 0.01\ncounter exact 0.01\n")
     meter = nvml_meter(cards()[0], PowerSensor(cadence=Cadence(period_s=0.01, seen_s=0.01)))
     assert isinstance(meter, NvmlMeter)
-    outer_j = driver.joules()
-    meter.start()
-    inner_j = driver.joules()
-    SystemClock().sleep(0.4)
-    inner_j = driver.joules() - inner_j
-    energy = meter.stop()
-    outer_j = driver.joules() - outer_j
-    assert isinstance(energy, Energy)
-    assert inner_j - 60.0 * 0.02 <= energy.joules <= outer_j + 60.0 * 0.02
+    for _ in range(20):
+        outer_j = driver.joules()
+        meter.start()
+        inner_j = driver.joules()
+        SystemClock().sleep(0.4)
+        inner_j = driver.joules() - inner_j
+        energy = meter.stop()
+        outer_j = driver.joules() - outer_j
+        if isinstance(energy, Energy):
+            assert inner_j - 60.0 * 0.02 <= energy.joules <= outer_j + 60.0 * 0.02
+            return
+        assert "disagree" in energy.reason
+    pytest.fail("this process was held up at the edges of twenty windows")
 
 
 def test_unknown_cards_are_taken_for_the_worst(driver: FakeDriver) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from virtual_clock import VirtualClock
 
-from hwnas.devices import Energy, Unavailable
+from hwnas.devices import Energy, EnergyMeter, Unavailable
 from hwnas.devices.energy import Measured, measure
 from hwnas.devices.rapl import RaplMeter, rapl_meter
+from hwnas.testing.conformance import EnergyMeterConformance
 
 RANGE_UJ = 262_143_328_850
 
@@ -148,14 +149,17 @@ def test_windows_that_say_nothing(tmp_path: Path) -> None:
     assert "did not move" in still.reason
 
 
-def test_one_window_at_a_time(tmp_path: Path) -> None:
-    """Windows do not overlap."""
-    meter = Machine(tmp_path, SERVER).meter()
-    with pytest.raises(RuntimeError, match="no window"):
-        meter.stop()
-    meter.start()
-    with pytest.raises(RuntimeError, match="open already"):
-        meter.start()
+class TestRaplMeter(EnergyMeterConformance):
+    @pytest.fixture(autouse=True)
+    def server(self, tmp_path: Path) -> None:
+        self.machine = Machine(tmp_path, SERVER)
+
+    @pytest.fixture
+    def meter(self) -> EnergyMeter:
+        return self.machine.meter()
+
+    def wait(self, seconds: float) -> None:
+        self.machine.clock.sleep(seconds)
 
 
 def test_the_energy_of_a_run(tmp_path: Path) -> None:
