@@ -41,8 +41,12 @@ class NvidiaDevice:
 
 
 def sensor(part: Part) -> PowerSensor:
-    """How a part reads its own power; the most absent-minded of all sensors where the catalogue does not say."""
+    """How a part reads its own power.
+
+    The most absent-minded of all sensors where the catalogue does not say, or says what nobody looked up: what is written from memory must
+    not make a measurement look better than it is.
+    """
     for reading in _PREFERRED:
-        if reading in part.power:
+        if reading in part.power and "power" not in part.unverified:
             return PowerSensor(reading=cast(PowerReading, reading), cadence=part.power[reading])
     return UNKNOWN

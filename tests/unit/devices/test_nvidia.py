@@ -22,6 +22,14 @@ def test_the_sensor_is_the_one_that_lags_least() -> None:
     assert sensor(replace(SXM, power={})) == UNKNOWN
 
 
+def test_what_nobody_looked_up_is_not_relied_on() -> None:
+    """The L4's readings are written from memory, so its meter assumes the worst."""
+    l4 = catalogue.entry("l4").part()
+    assert not l4.power["instant"].part_time
+    assert "power" in l4.unverified
+    assert sensor(l4) == UNKNOWN
+
+
 def test_the_meter_knows_the_part(driver: FakeDriver) -> None:
     """Its cadence is that of the part's sensor."""
     driver.load(A100)
