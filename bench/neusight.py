@@ -21,7 +21,8 @@ from hwnas.ir import Kernel, TensorSpec
 from hwnas.predict.features import tabulate
 from hwnas.predict.gpu_model import Measured
 
-# Two parts that lent their measurements and are no devices of ours; figures from NVIDIA's datasheets, clocks from TechPowerUp.
+# Two parts that lent their measurements and are no devices of ours. The P100's figures were found in a digest of TechPowerUp's database
+# (sysrqmts.com), the P4's rates, clock and cache in NeuSight's own description; the P4's base clock and power limit are written from memory.
 OTHERS = {
     "Tesla P100-PCIE-16GB": DeviceSpec(
         name="p100",
@@ -227,8 +228,14 @@ class Network(NamedTuple):
 
     def operators_s(self) -> float:
         """The sum of the measured operators: what a perfect prediction of every operator would give."""
-        times = [(step.all_s if self.trains else step.forward_s) * (self.layers if step.repeated else 1) for step in self.steps]
-        return float(sum(times))
+        return self._sum_s("all_s" if self.trains else "forward_s")
+
+    def forward_operators_s(self) -> float:
+        """The same of the forward pass alone."""
+        return self._sum_s("forward_s")
+
+    def _sum_s(self, times: str) -> float:
+        return float(sum(getattr(step, times) * (self.layers if step.repeated else 1) for step in self.steps))
 
 
 def networks(folder: Path) -> list[Network]:
