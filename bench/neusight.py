@@ -21,8 +21,8 @@ from hwnas.ir import Kernel, TensorSpec
 from hwnas.predict.features import tabulate
 from hwnas.predict.gpu_model import Measured
 
-# Two parts that lent their measurements and are no devices of ours. The P100's figures were found in a digest of TechPowerUp's database
-# (sysrqmts.com), the P4's rates, clock and cache in NeuSight's own description; the P4's base clock and power limit are written from memory.
+# Two parts that lent their measurements and are no devices of ours. The P100's figures are from a digest of TechPowerUp's database
+# (sysrqmts.com), the P4's from NeuSight's own description; the P4's base clock and power limit are written from memory.
 OTHERS = {
     "Tesla P100-PCIE-16GB": DeviceSpec(
         name="p100",
