@@ -6,6 +6,7 @@ introspected API of each version (tests/contract); the annotations are what that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ _NO_BUILDER = (
     "TensorRT's builder does not start: it builds on the card that the engine is for, and finds no NVIDIA card or driver here; "
     "run this on a machine with the card, or build with --flavor rtx"
 )
+
+_CUDA = re.compile(r"\(cudaError (\d+): ([^()]*)\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +106,10 @@ def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, list[tuple[str, str]]]:
 
 
 def _reason(said: Sequence[tuple[str, str]]) -> str:
-    """The first error that was logged: those that follow are its consequences."""
-    return next((text for severity, text in said if severity != "WARNING"), "it gives no reason")
+    """The first error that was logged: those that follow are its consequences. Of one that CUDA gave, what CUDA said."""
+    first = next((text for severity, text in said if severity != "WARNING"), "it gives no reason")
+    cuda = _CUDA.search(first)
+    return f"{cuda.group(2)} (CUDA error {cuda.group(1)})" if cuda else first
 
 
 def _parse(trt: ModuleType, network: tensorrt.INetworkDefinition, log: tensorrt.ILogger, model: bytes) -> None:
