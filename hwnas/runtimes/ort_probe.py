@@ -30,7 +30,7 @@ ACTIVATIONS = tuple(
 
 
 def fusions(runtime: OrtRuntime) -> Fusions:
-    """What a runtime fuses on this machine: some 150 networks of a few nodes are opened, in about a second.
+    """What a runtime fuses on this machine: some 130 networks of a few nodes are opened, in a fraction of a second.
 
     Raises:
         GraphError: the runtime refuses a network that every version should take.
