@@ -16,7 +16,7 @@ from hwnas.errors import DeviceUnavailable, NotFoundError
 
 _INDEX = re.compile(r"cuda:(\d+)")
 _UUID = re.compile(r"GPU-[0-9a-f-]+", re.IGNORECASE)
-_BRAND = "NVIDIA "  # drivers before 470 leave it out
+_BRAND = "NVIDIA "  # older drivers leave it out
 
 
 class Chosen(NamedTuple):
