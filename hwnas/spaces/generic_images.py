@@ -165,6 +165,7 @@ def inverted(s: Sketch) -> Graph:
     """Inverted bottlenecks with depthwise convolutions and gates (MobileNet v2 and v3, MnasNet, EfficientNet and their relatives)."""
     gate, form = s.pick("Sigmoid", "HardSigmoid"), s.pick("conv", "conv", "linear")
     gates, fused, inner = s.pick(0.0, 0.0, 0.5, 1.0), s.pick(0.0, 0.0, 0.4), s.pick(None, "relu")
+    s.favour("clip6", "swish", "hardswish")
     expansions = s.pick((6,), (4,), (3, 6), (1, 2, 3, 4, 6), (2.5, 3.7, 4.3))
 
     def block(x: str, channels: int, stride: int) -> str:
@@ -187,6 +188,7 @@ def inverted(s: Sketch) -> Graph:
 def separable(s: Sketch) -> Graph:
     """Depthwise and pointwise convolutions in turn, with or without shortcuts (MobileNet v1, Xception and their relatives)."""
     linked, between, kernel = s.chance(0.4), s.chance(0.6), s.pick(3, 3, 5)
+    s.favour("clip6", "relu")
 
     def block(x: str, channels: int, stride: int) -> str:
         y = s.conv(x, s.b.shape(x)[1], kernel, stride, groups=s.b.shape(x)[1], act=between)
@@ -202,6 +204,10 @@ def separable(s: Sketch) -> Graph:
 def shuffled(s: Sketch) -> Graph:
     """Channels shuffled across groups, or split and joined again (ShuffleNet v1 and v2 and their relatives)."""
     groups, kernel, b = s.pick(2, 3, 4, 8), s.pick(3, 3, 5), s.b
+    otherwise = s.chance(0.4)
+
+    def stir(x: str, groups: int) -> str:
+        return s.rearrange(x) if otherwise else s.shuffle(x, groups)
 
     def first_version(x: str, channels: int, stride: int) -> str:
         before = b.shape(x)[1]
@@ -209,7 +215,7 @@ def shuffled(s: Sketch) -> Graph:
         out = channels - before if joined else channels
         inner = max(groups, out // 4 // groups * groups)
         y = s.conv(x, inner, groups=groups if before % groups == 0 and s.chance(0.8) else 1)
-        y = s.shuffle(y, groups)
+        y = stir(y, groups)
         y = s.conv(y, inner, kernel, stride, groups=inner, act=False)
         y = s.conv(y, out, groups=groups, act=False)
         if joined:
@@ -227,7 +233,7 @@ def shuffled(s: Sketch) -> Graph:
         y = s.conv(s.conv(right, half), half, kernel, stride, groups=half, act=False)
         y = b.op("Concat", [left, s.conv(y, half)], axis=1)
         s.spend(0, y)
-        return s.shuffle(y, 2)
+        return stir(y, 2)
 
     version = s.pick(1, 2)
     x = staged(s, first_version if version == 1 else second_version, first=160, step=24 if version == 1 else 4, window=2)
@@ -384,6 +390,8 @@ def mixed(s: Sketch) -> Graph:
             inner = max(of, channels // of * of)
             y = s.conv(s.conv(x, inner), inner, s.pick(3, 5), stride, groups=inner // of, dilation=s.pick(1, 1, 2))
             return s.conv(y, channels)
+        if kind == "rearranged":
+            return s.rearrange(s.conv(x, channels, s.pick(1, 3), stride))
         if kind == "joined":
             y = b.op("Concat", [s.conv(x, s.round(channels / 2), 3, stride), s.conv(x, s.round(channels / 3), 1, stride)], axis=1)
             return s.conv(y, channels)
@@ -393,7 +401,7 @@ def mixed(s: Sketch) -> Graph:
         y = s.conv(s.conv(x, channels, 3, stride), channels, 3, act=False)
         return s.act(s.add(y, shortcut(s, x, channels, stride, pooled=False)), s.pick(None, *("relu", "hardswish", "swish")))
 
-    kinds = ("plain", "depthwise", "grouped", "joined", "scaled", "residual")
+    kinds = ("plain", "depthwise", "grouped", "joined", "scaled", "residual", "rearranged")
     current = [s.pick(*kinds)]
 
     def any_block(x: str, channels: int, stride: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import log2, prod, sqrt
 from typing import TypeVar
 
 import numpy as np
@@ -128,13 +128,20 @@ class Sketch:
         """True with this probability."""
         return bool(self._rng.random() < probability)
 
+    def favour(self, *activations: str) -> None:
+        """Half of the networks have one of these activations, whatever the genotype says: those that their like are known for."""
+        if self.chance(0.5):
+            self.activations = (self.pick(*activations),)
+
     def between(self, low: float, high: float) -> float:
         """A number whose logarithm is uniform."""
         return float(np.exp(self._rng.uniform(np.log(low), np.log(high))))
 
     def round(self, channels: float) -> int:
-        """A channel count nearby: mostly a multiple of 8, sometimes of 32, 4 or nothing."""
-        step = self.pick(8, 8, 8, 8, 16, 16, 16, 32, 4, 2, 1) if channels > 12 else self.pick(8, 4)
+        """A channel count nearby: mostly a multiple of 8, sometimes of 32, 4 or nothing, sometimes a power of two."""
+        step = self.pick(8, 8, 8, 8, 16, 16, 16, 32, 4, 2, 1, 0, 0) if channels > 12 else self.pick(8, 4)
+        if step == 0:
+            return int(2 ** round(log2(channels)))
         return max(step, 4, int(channels / step + 0.5) * step)
 
     def wide(self, x: str, channels: float, *, window: int = 9, step: int = 0, part: float = WIDEST_PART) -> int:
@@ -280,6 +287,42 @@ class Sketch:
         x = self.b.op("Transpose", [x], perm=(0, 2, 1, 3, 4))
         self.spend(0, x, x)
         return self.b.op("Reshape", [x], shape=(n, c, h, w))
+
+    def rearrange(self, x: str) -> str:
+        """An image whose elements lie in another order, by a permutation, or cut into patches and joined again."""
+        height, width = self.b.shape(x)[2:]
+        return self.permute(x) if height % 2 or width % 2 or self.chance(0.6) else self.fold(self.unfold(x), height)
+
+    def permute(self, x: str) -> str:
+        """Channels and places in another order: a permutation of the axes into which an image can be cut."""
+        n, c, h, w = shape = self.b.shape(x)
+        parts: list[int] = [n]
+        for size in (c, h, w):
+            factor = self.pick(1, *(factor for factor in (2, 3, 4, 7, 8) if size % factor == 0))
+            parts += [size // factor, factor] if factor > 1 else [size]
+        order = (0, *(1 + int(axis) for axis in self._rng.permutation(len(parts) - 1)))
+        x = self.b.op("Transpose", [self.b.op("Reshape", [x], shape=tuple(parts))], perm=order)
+        self.spend(0, x, x)
+        return self.b.op("Reshape", [x], shape=shape)
+
+    def unfold(self, x: str) -> str:
+        """Patches of 2x2 pixels, [N, C, 4, patches], picked by Gather."""
+        n, c, h, w = self.b.shape(x)
+        for axis, size in ((2, h), (4, w)):
+            places = np.arange(size, dtype=np.int64).reshape(size // 2, 2).T
+            x = self.b.op("Gather", [x, self.b.constant("places", places)], axis=axis)
+            self.spend(20 * prod(self.b.shape(x)), x)
+        x = self.b.op("Transpose", [x], perm=(0, 1, 2, 4, 3, 5))
+        self.spend(0, x)
+        return self.b.op("Reshape", [x], shape=(n, c, 4, h * w // 4))
+
+    def fold(self, x: str, height: int) -> str:
+        """An image of this height from patches as `unfold` makes them."""
+        n, c, pixels, patches = self.b.shape(x)
+        x = self.b.op("Reshape", [x], shape=(n, c * pixels, patches))
+        x = self.b.op("Col2Im", [x], image_shape=(height, pixels * patches // height), block_shape=(2, 2), strides=(2, 2))
+        self.spend(20 * prod(self.b.shape(x)), x)
+        return x
 
     def group_norm(self, x: str, groups: int) -> str:
         """Normalisation over groups of channels, as exported: an instance normalisation between two reshapes, then scale and shift."""

@@ -210,7 +210,7 @@ def channels_last(s: Sketch) -> Graph:
     """Depthwise convolutions, then linear layers on channels that come last (ConvNeXt and its relatives)."""
     b = s.b
     kernel, linear = s.pick(5, 7, 7, 7, 9), s.chance(0.7)
-    scaling, spelled, responding = s.pick(True, True, False), s.chance(0.4), s.chance(0.25)
+    scaling, spelled, responding = s.pick(True, True, False), s.chance(0.4), s.chance(0.4)
     x = s.image()
 
     def norm_first(x: str) -> str:
@@ -310,6 +310,7 @@ def local_and_global(s: Sketch) -> Graph:
     x = s.image()
     x = s.conv(x, s.wide(x, 16 + 8 * s.coarse.width), 3, 2)
     separable = s.chance(0.4)
+    gathered = separable and s.chance(0.5)
     for i, channels in enumerate(s.growing(40, s.pick(3, 4))):
         width = s.wide(x, channels, window=16, step=8)
         hidden = s.round(b.shape(x)[1] * s.pick(2, 4))
@@ -321,16 +322,19 @@ def local_and_global(s: Sketch) -> Graph:
             continue
         heads, inner = dimensions(s, affordable(s, height * breadth, 1.4 * width))
         y = s.conv(s.conv(x, width, 3), inner, act=False, norm=False)
-        y = b.op("Reshape", [y], shape=(n * inner * height // 2, 2, breadth // 2, 2))
-        y = b.op("Reshape", [b.op("Transpose", [y], perm=(0, 2, 1, 3))], shape=(n, inner, height * breadth // 4, 4))
-        y = b.op("Transpose", [y], perm=(0, 1, 3, 2) if separable else (0, 3, 2, 1))
-        s.spend(0, y, y)
+        if gathered:
+            y = s.unfold(y)
+        else:
+            y = b.op("Reshape", [y], shape=(n * inner * height // 2, 2, breadth // 2, 2))
+            y = b.op("Reshape", [b.op("Transpose", [y], perm=(0, 2, 1, 3))], shape=(n, inner, height * breadth // 4, 4))
+            y = b.op("Transpose", [y], perm=(0, 1, 3, 2) if separable else (0, 3, 2, 1))
+            s.spend(0, y, y)
         if separable:
             for _ in s.blocks(s.pick(1, 2, 3)):
                 y = s.add(y, separably(s, s.group_norm(y, 1)))
                 z = s.conv(s.conv(s.group_norm(y, 1), s.round(inner * s.pick(1.5, 2, 3)), norm=False), inner, norm=False, act=False)
                 y = s.add(y, z)
-            y = b.op("Transpose", [y], perm=(0, 1, 3, 2))
+            y = y if gathered else b.op("Transpose", [y], perm=(0, 1, 3, 2))
         else:
             y = b.op("Reshape", [y], shape=(4 * n, height * breadth // 4, inner))
             encoder = Encoder(s)
@@ -338,9 +342,12 @@ def local_and_global(s: Sketch) -> Graph:
                 y = encoder.attend(y, heads)
             y = b.op("Reshape", [s.layer_norm(y)], shape=(n, 4, height * breadth // 4, inner))
             y = b.op("Transpose", [y], perm=(0, 3, 2, 1))
-        y = b.op("Reshape", [y], shape=(n * inner * height // 2, breadth // 2, 2, 2))
-        y = b.op("Reshape", [b.op("Transpose", [y], perm=(0, 2, 1, 3))], shape=(n, inner, height, breadth))
-        s.spend(0, y, y)
+        if gathered:
+            y = s.fold(y, height)
+        else:
+            y = b.op("Reshape", [y], shape=(n * inner * height // 2, breadth // 2, 2, 2))
+            y = b.op("Reshape", [b.op("Transpose", [y], perm=(0, 2, 1, 3))], shape=(n, inner, height, breadth))
+            s.spend(0, y, y)
         y = b.op("Concat", [x, s.conv(y, width)], axis=1)
         x = s.conv(y, width, 3)
     return s.head(s.conv(x, s.wide(x, 4 * b.shape(x)[1], window=1)))
