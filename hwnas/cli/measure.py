@@ -37,6 +37,8 @@ def devices(as_json: bool) -> None:
         units = "cores" if found.spec.kind == "cpu" else "multiprocessors"
         what = f"  {found.spec.model}, {found.spec.units} {units} {' '.join(found.spec.features)}".rstrip()
         console.print(options.headed(found.spec.name, what))
+        if found.picks:
+            console.print(f"  card     {', '.join(found.picks)}", highlight=False)
         console.print(f"  caches   {caches}; memory {format_bytes(found.spec.memory_bytes)}")
         console.print(f"  state    {_told(found.state)}")
         console.print(f"  energy   {f'unavailable: {found.energy}' if found.energy else 'available'}")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hwnas.devices import DeviceSpec, DeviceState, Unavailable, here, nvidia_cards, unknown
+from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.runtimes.registry import Status, statuses
 
 
@@ -17,11 +18,13 @@ class Found:
         spec: what it is.
         state: how it is now.
         energy: empty where its energy can be metered, else why not.
+        picks: what else `--device` takes for it: a card's number and its UUID.
     """
 
     spec: DeviceSpec
     state: DeviceState
     energy: str
+    picks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,8 @@ class Machine:
         """Plain values."""
         return {
             "devices": [
-                {**found.spec.as_dict(), "state": asdict(found.state), "energy": found.energy or "available"} for found in self.devices
+                {**found.spec.as_dict(), "picks": found.picks, "state": asdict(found.state), "energy": found.energy or "available"}
+                for found in self.devices
             ],
             "runtimes": [asdict(status) for status in self.runtimes],
             "absent": self.absent,
@@ -54,7 +58,9 @@ def look() -> Machine:
     found = []
     for device in here():
         meter = device.energy_meter()
-        found.append(Found(spec=device.spec, state=device.state(), energy=meter.reason if isinstance(meter, Unavailable) else ""))
+        reason = meter.reason if isinstance(meter, Unavailable) else ""
+        picks = (f"cuda:{device.card.index}", device.card.uuid) if isinstance(device, NvidiaDevice) else ()
+        found.append(Found(spec=device.spec, state=device.state(), energy=reason, picks=picks))
     cards = nvidia_cards()
     reasons = (cards.reason,) if isinstance(cards, Unavailable) else unknown() or (() if cards else ("its driver lists no card",))
     absent = {"NVIDIA GPU": "; ".join(reasons)} if reasons else {}

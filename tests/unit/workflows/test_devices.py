@@ -45,6 +45,7 @@ def test_a_machine_with_cards(on_a_machine_with_cards: dict[str, str]) -> None:
     machine = json.loads(done.stdout)
     _, card = machine["devices"]
     assert (card["name"], card["model"], card["energy"]) == ("a100", "NVIDIA A100-SXM4-40GB", "available")
+    assert card["picks"] == ["cuda:0", "GPU-0a"]
     assert card["state"]["driver"] == "580.65.06"
     assert card["state"]["mig"] is False
     assert "cuda:1 is a 'NVIDIA A100-SXM-64GB'" in machine["absent"]["NVIDIA GPU"]
@@ -55,6 +56,7 @@ def test_it_is_told_in_words(on_a_machine_with_cards: dict[str, str]) -> None:
     done = hwnas(on_a_machine_with_cards, "devices")
     assert done.returncode == 0, done.stderr
     assert "a100  NVIDIA A100-SXM4-40GB, 108 multiprocessors" in done.stdout
+    assert "card     cuda:0, GPU-0a" in done.stdout
     state = "clock 1410 MHz, memory clock 1215 MHz, temperature 36 °C, power 60 W, clock events idle, MIG off, other processes 0, driver"
     assert state in " ".join(done.stdout.split())
 
