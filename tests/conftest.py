@@ -37,3 +37,12 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], Any]:
         return json.loads(path.read_text())
 
     return stored
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Lists what tests built for real: engines, with their sizes and precisions."""
+    built = [text for report in terminalreporter.stats.get("passed", ()) for name, text in report.user_properties if name == "engine"]
+    if built:
+        terminalreporter.section("engines")
+        for line in sorted(set(built)):
+            terminalreporter.line(str(line))

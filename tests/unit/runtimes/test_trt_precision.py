@@ -18,7 +18,7 @@ from hwnas.ir.fold import fold
 from hwnas.runtimes.trt_precision import LARGEST, Precisions, activations, counts, quantisable, too_large, write
 
 NETWORK = fold(residual())
-RANGES = {value: (-2.0, 3.0) for value in activations(NETWORK)}
+RANGES = dict.fromkeys(activations(NETWORK), (-2.0, 3.0))
 PRODUCTS = frozenset(quantisable(NETWORK))
 
 
@@ -128,7 +128,7 @@ def test_bounds_and_sizes_follow_their_nodes() -> None:
 def test_any_network_keeps_valid_types(graph: Graph) -> None:
     """Whatever the operators, the model in fp16 and in int8 passes ONNX's own check, and its ends are what they were."""
     graph = fold(graph.materialize(np.random.default_rng(0)))
-    ranges = {value: (-1.0, 1.0) for value in activations(graph)}
+    ranges = dict.fromkeys(activations(graph), (-1.0, 1.0))
     for precisions in (Precisions(base="fp16"), Precisions(base="fp16", int8=frozenset(quantisable(graph)))):
         model = write(graph, precisions, ranges)
         onnx.checker.check_model(model, full_check=True)
