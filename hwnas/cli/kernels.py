@@ -89,7 +89,7 @@ def _print_built(found: list[Built], triton: str) -> None:
         spilled = usage.spill_store_bytes + usage.spill_load_bytes
         row = (built.kernel, built.case.name, built.precision, built.arch, f"{built.code.threads}", f"{usage.registers}")
         table.add_row(
-            *row, format_bytes(usage.shared_bytes), format_bytes(spilled) if spilled else "none", format_bytes(len(built.code.cubin))
+            *row, f"{usage.shared_bytes} B", f"{spilled} B" if spilled else "none", format_bytes(len(built.code.cubin))
         )
     console = options.console()
     console.print(table)

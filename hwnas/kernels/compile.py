@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwnas.errors import HwnasError, UsageError, did_you_mean, require
+from hwnas.errors import HwnasError, UsageError, did_you_mean, one_line, require
 from hwnas.kernels.source import Case, KernelSource, Tuning
 
 ARCHS: Mapping[str, int] = {"sm80": 80, "sm86": 86, "sm89": 89, "sm90": 90, "sm100": 100, "sm120": 120}
@@ -128,7 +128,10 @@ def compile_kernel(source: KernelSource, case: Case, *, arch: str, precision: st
     try:
         built = triton.compile(made, target=target, options=options)
     except triton.errors.TritonError as error:
-        raise HwnasError(f"'{source.name}' cannot be compiled for {arch} in {precision}: {' '.join(str(error).split())[:300]}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise HwnasError(f"'{source.name}' cannot be compiled for {arch} in {precision}: {one_line(cause)[-300:]}") from error
     _refuse_scratch(source, built.metadata)
     ptx = without_scratch(built.asm["ptx"], len(pointers) + len(scalars))
     cubin, usage = assemble(ptx, capability)

@@ -12,6 +12,7 @@ from math import isclose
 from hwnas.ir import Graph, Node
 from hwnas.kernels.source import Attrs, Case
 
+VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 Activated = tuple[str, tuple[Node, ...]]  # what a value becomes, by which nodes
 
 
@@ -131,20 +132,26 @@ def _depthwise(graph: Graph, conv: Node) -> Match | None:
     return _made(graph, "depthwise_conv", nodes, shapes, attrs)
 
 
-def _dense(graph: Graph, value: str) -> tuple[list[Node], int, str] | None:
-    """A fully connected layer over the channels of [N, C, 1, 1] or [N, C], the nodes that only reshape before it, its width, its output."""
-    nodes = []
-    node = _reader(graph, value, "Flatten", "Reshape", "Squeeze", "Conv", "Gemm")
-    while node is not None and node.op in ("Flatten", "Reshape", "Squeeze"):
-        nodes.append(node)
+def _after_views(graph: Graph, value: str, *ops: str) -> tuple[list[Node], Node] | None:
+    """The only reader of a value that is one of these operators, and the nodes between that only see the value in another shape."""
+    views: list[Node] = []
+    while (node := _reader(graph, value, *VIEWS, *ops)) is not None and node.op in VIEWS:
+        views.append(node)
         value = node.outputs[0]
-        node = _reader(graph, value, "Flatten", "Reshape", "Squeeze", "Conv", "Gemm")
-    if node is None or node.inputs[0] != value or not _constant(graph, node, 1, 2):
+    return (views, node) if node is not None and value in node.inputs else None
+
+
+def _dense(graph: Graph, value: str) -> tuple[list[Node], int] | None:
+    """A fully connected layer over the channels of [N, C, 1, 1] or [N, C]: its nodes, itself last, and its width."""
+    found = _after_views(graph, value, "Conv", "Gemm")
+    if found is None:
+        return None
+    views, node = found
+    if node.inputs[0] != (views[-1].outputs[0] if views else value) or not _constant(graph, node, 1, 2):
         return None
     weight = graph.specs[node.inputs[1]].shape
-    plain = weight[2:] == (1, 1) and node.attr("group") == 1 if node.op == "Conv" else len(weight) == 2 and not node.attr("transA")
-    width = graph.specs[node.outputs[0]].shape[1]
-    return ([*nodes, node], width, node.outputs[0]) if plain else None
+    plain = weight[2:] == (1, 1) and node.attr("group") == 1 if node.op == "Conv" else not node.attr("transA")
+    return ([*views, node], graph.specs[node.outputs[0]].shape[1]) if plain else None
 
 
 def _squeeze_excite(graph: Graph, pool: Node) -> Match | None:
@@ -156,27 +163,26 @@ def _squeeze_excite(graph: Graph, pool: Node) -> Match | None:
     if reduced is None:
         return None
     nodes = [pool, *reduced[0]]
-    activation, more = _activation(graph, reduced[2])
-    if activation not in ("relu", "silu"):
-        return None
-    expanded = _dense(graph, more[-1].outputs[0])
+    activation, more = _activation(graph, nodes[-1].outputs[0])
+    expanded = _dense(graph, more[-1].outputs[0]) if activation in ("relu", "silu") else None
     if expanded is None or expanded[1] != shape[1]:
         return None
     nodes += [*more, *expanded[0]]
-    gate = _reader(graph, expanded[2], "Sigmoid", "HardSigmoid")
-    if gate is None or (gate.op == "HardSigmoid" and not _is_hard_sigmoid(gate)):
+    gated = _after_views(graph, nodes[-1].outputs[0], "Sigmoid", "HardSigmoid")
+    if gated is None or (gated[1].op == "HardSigmoid" and not _is_hard_sigmoid(gated[1])):
         return None
-    nodes.append(gate)
-    product = _reader(graph, gate.outputs[0], "Reshape", "Unsqueeze", "Mul")
-    if product is not None and product.op != "Mul":
-        nodes.append(product)
-        product = _reader(graph, product.outputs[0], "Mul")
-    if product is None or x not in product.inputs or graph.specs[nodes[-1].outputs[0]].shape != (*shape[:2], 1, 1):
+    gate = gated[1]
+    nodes += [*gated[0], gate]
+    scaled = _after_views(graph, gate.outputs[0], "Mul")
+    if scaled is None or x not in scaled[1].inputs:
+        return None
+    nodes += scaled[0]
+    if graph.specs[nodes[-1].outputs[0]].shape != (*shape[:2], 1, 1):
         return None
     channels, hidden = shape[1], reduced[1]
     shapes = {"x": shape, "reduce": (hidden, channels), "reduce_bias": (hidden,), "expand": (channels, hidden), "expand_bias": (channels,)}
     attrs: Attrs = {"activation": activation, "gate": "sigmoid" if gate.op == "Sigmoid" else "hardsigmoid"}
-    return _made(graph, "squeeze_excite", [*nodes, product], shapes, attrs)
+    return _made(graph, "squeeze_excite", [*nodes, scaled[1]], shapes, attrs)
 
 
 def _layer_norm(graph: Graph, add: Node) -> Match | None:
