@@ -1,4 +1,4 @@
-"""Networks that nobody here wrote load, compute what their files say, and are measurable kernel by kernel."""
+"""Networks that nobody here wrote load, compute what their files say, and are measurable kernel by kernel, those that were foretold."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hwnas.ir.kernel import FREE
 from hwnas.ir.onnx import load
 from hwnas.runtimes import ort_kernels
 from hwnas.runtimes.ort import OrtRuntime
+from hwnas.runtimes.ort_fusion import fuse
 from hwnas.runtimes.ort_match import Found
 
 RUNTIME = OrtRuntime(1)
@@ -70,6 +71,7 @@ def assert_measurable(path: Path) -> None:
     rows = session.kernel_times(feed, runs=1)
     assert_covered(graph, tuple(row.call for row in rows))
     assert len({row.call for row in rows}) == len(rows)
+    assert {row.call for row in rows} == set(fuse(graph, RUNTIME.fusions))
     assert all(row.seconds > 0 for row in rows)
 
 
@@ -99,6 +101,18 @@ def test_a_runtime_whose_rules_are_unknown(name: str, folder: Path, monkeypatch:
     assert_covered(session.graph, session.kernels())
 
 
+def test_no_value_is_denormal(folder: Path) -> None:
+    """Weights are drawn so that values stay in normal range in a deep network without residuals in every block, as trained ones do."""
+    pytest.importorskip("transformers", reason=NEEDS)
+    path = ZOO.exported(ZOO.Recipe(name="efficientnet-b0", model="EfficientNet", size=64, dynamo=False), folder)
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    model.graph.output.extend(value for value in model.graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+    values = RUNTIME.open(model.SerializeToString()).run(None, load(path).random_inputs(np.random.default_rng(0)))
+    smallest = np.finfo(np.float32).tiny
+    assert len(values) > 100
+    assert not any(((np.abs(value) < smallest) & (value != 0)).any() for value in values)
+
+
 def test_a_network_is_made_once(tmp_path: Path) -> None:
     """A second call finds the file, and a changed recipe has another."""
     recipe = ZOO.Recipe(name="tiny", model="ResNet", size=32)
@@ -111,7 +125,14 @@ def test_a_network_is_made_once(tmp_path: Path) -> None:
 
 def test_the_zoo_is_wide() -> None:
     """At least 16 architectures of at least as many families, each under a name of its own."""
-    names = [*WHEEL, *(recipe.name for recipe in ZOO.RECIPES)]
+    names = [*WHEEL, *(recipe.name for recipe in (*ZOO.RECIPES, *ZOO.FRESH))]
     assert len(set(names)) == len(names)
     assert len({recipe.model for recipe in ZOO.RECIPES}) >= 16
     assert {recipe.model for recipe in ZOO.SHALLOW} == {recipe.model for recipe in ZOO.RECIPES}
+
+
+def test_fresh_networks_are_of_families_not_looked_at() -> None:
+    """What is said of networks never seen while developing is said of other families than those that were looked at."""
+    fresh = {recipe.model for recipe in ZOO.FRESH}
+    assert len(fresh) >= 10
+    assert fresh.isdisjoint(recipe.model for recipe in ZOO.RECIPES)
