@@ -29,7 +29,8 @@ from hwnas.runtimes.samples import LOW_QUANTILE, Samples, StoppingRule
 VISIT_S = 0.03  # time of one visit
 PROFILED_S = 0.15  # time of the runs with the runtime's profiler on
 FEWEST, MOST = 3, 40  # runs of one visit
-WARMUP = 1  # runs at the start of a visit, for the caches
+WARM_S = 0.008  # at the start of a visit: a network that comes back is slower at first, by up to a sixth
+COLDEST = 5  # runs after which none is slower any more, however short they are
 UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
 REWEIGHTINGS = 8
 HUBER = 2.0  # observations further off than so many robust deviations count less
@@ -52,7 +53,6 @@ class Stage:
     def __init__(self, session: Session, feed: Mapping[str, Array]) -> None:
         self.session = session
         self._feed = feed
-        self._runs = FEWEST
 
     @classmethod
     def build(cls, runtime: Runtime, model: Model, *, precision: str, seed: int) -> Stage:
@@ -61,17 +61,27 @@ class Stage:
         graph = model if isinstance(model, Graph) else session.graph
         return cls(session, graph.random_inputs(np.random.default_rng(seed)))
 
+    @cached_property
+    def _once_s(self) -> float:
+        """Roughly what a run takes: every visit has as many runs as the first, since p10 of fewer is another figure."""
+        return self.session.time(self._feed, StoppingRule(min_samples=2, max_samples=2, warmup=1)).p10_s
+
     def visit(self) -> Floats:
-        """Durations in s of a few runs, about `VISIT_S` in all."""
-        rule = StoppingRule(min_samples=self._runs, max_samples=self._runs, warmup=WARMUP)
-        seconds = self.session.time(self._feed, rule).seconds
-        self._runs = int(np.clip(ceil(VISIT_S / float(np.median(seconds))), FEWEST, MOST))
-        return seconds
+        """Durations in s of a few runs, about `VISIT_S` in all; those before them, for caches and predictors, do not count."""
+        runs = int(np.clip(ceil(VISIT_S / self._once_s), FEWEST, MOST))
+        warmup = int(np.clip(ceil(WARM_S / self._once_s), 1, COLDEST))
+        return self.session.time(self._feed, StoppingRule(min_samples=runs, max_samples=runs, warmup=warmup)).seconds
+
+    def work(self, runs: int) -> None:
+        """So many runs in a row, for a meter of energy; the device has finished them when this returns."""
+        if runs == 1:
+            self.session.run(self._feed)  # a rule for samples wants two
+        else:
+            self.session.time(self._feed, StoppingRule(min_samples=runs, max_samples=runs, warmup=0))
 
     def kernel_times(self, runs: int) -> Sequence[KernelTime]:
         """As `Session.kernel_times`, with fewer runs where they would take longer than `PROFILED_S`."""
-        once = self.session.time(self._feed, StoppingRule(min_samples=2, max_samples=2, warmup=WARMUP)).p10_s
-        return self.session.kernel_times(self._feed, int(np.clip(ceil(PROFILED_S / once), min(FEWEST, runs), runs)))
+        return self.session.kernel_times(self._feed, int(np.clip(ceil(PROFILED_S / self._once_s), min(FEWEST, runs), runs)))
 
 
 Rounds = Mapping[int, Sequence[Floats]]
@@ -216,13 +226,25 @@ class Pooled:
         return float(np.median([latency for _, latency in calm]))
 
 
-def visit_together(watch: Sequence[Stage], stages: Mapping[int, Stage], took: Callable[[int, Floats], None]) -> list[Floats]:
+Attend = Callable[[int, Callable[[], Floats]], Floats]
+"""Makes a visit to a network of this number (canaries are -1, -2, ...): at once, or when the device is fit for it."""
+
+
+def at_once(_: int, visit: Callable[[], Floats]) -> Floats:
+    """For devices that are always as fit as they say."""
+    return visit()
+
+
+def visit_together(
+    watch: Sequence[Stage], stages: Mapping[int, Stage], took: Callable[[int, Floats], None], attend: Attend = at_once
+) -> list[Floats]:
     """One round: visits every network, with the canaries spread between them so that both see the same moments.
 
     Args:
         watch: the canaries.
         stages: the networks, by number.
         took: called with a network's number and its durations as soon as they are known.
+        attend: makes every visit.
 
     Returns:
         The durations of every canary.
@@ -230,9 +252,9 @@ def visit_together(watch: Sequence[Stage], stages: Mapping[int, Stage], took: Ca
     canaries: list[Floats] = []
     for i, (number, stage) in enumerate(stages.items()):
         while len(canaries) * len(stages) <= i * len(watch) and len(canaries) < len(watch):
-            canaries.append(watch[len(canaries)].visit())
-        took(number, stage.visit())
-    return canaries + [stage.visit() for stage in watch[len(canaries) :]]
+            canaries.append(attend(-1 - len(canaries), watch[len(canaries)].visit))
+        took(number, attend(number, stage.visit))
+    return canaries + [attend(-1 - i, watch[i].visit) for i in range(len(canaries), len(watch))]
 
 
 class Together(NamedTuple):
