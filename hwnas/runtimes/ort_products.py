@@ -20,7 +20,9 @@ def matmul_norm(draft: Draft, step: Step) -> bool:
     """A batch normalisation behind the product of two matrices is part of it."""
     norm = draft.only_reader(step.outputs[0], "BatchNormalization")
     left, weights = step.inputs
-    if norm is None or not len(draft.shape(left)) == len(draft.shape(weights)) == 2 or not draft.constants.issuperset([weights, *norm.inputs[1:]]):
+    if norm is None or not len(draft.shape(left)) == len(draft.shape(weights)) == 2:
+        return False
+    if not draft.constants.issuperset([weights, *norm.inputs[1:]]):
         return False
     if draft.shape(norm.inputs[1])[0] != draft.shape(weights)[1]:
         return False
