@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from commands import QUICK, TINY, Done, invoke, once
 
 from hwnas import spaces
 from hwnas.assets import Workspace
+from hwnas.export.engine import verify_engine
 from hwnas.export.verify import verify
 from hwnas.ir import onnx
 from hwnas.units import format_fraction, format_seconds
@@ -274,3 +276,35 @@ def test_a_run_goes_on_with_a_larger_budget(home: Path) -> None:
     refused = invoke("search", "--resume", "--num-evals", "8", "--home", home)
     assert refused.code == 2
     assert "12" in refused.complaint
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed: pip install 'hwnas[rtx]'")
+def test_a_finalist_becomes_an_engine(job: Job, tmp_path: Path) -> None:
+    """`export --to tensorrt` builds an engine for cards that are not here, says what its precision costs and what was not tried."""
+    words = (
+        "export",
+        "--to",
+        "tensorrt",
+        "--flavor",
+        "rtx",
+        "--precision",
+        "mixed",
+        "--compute-capability",
+        "sm86",
+        "-o",
+        tmp_path / "out",
+    )
+    said = job.do(*words, "--json").json
+    found = verify_engine(tmp_path / "out")
+    assert (said["precision"], said["targets"], said["engine_bytes"]) == ("mixed", ["sm86"], found.manifest.engine_bytes)
+    assert said["accuracy"] == found.manifest.accuracy
+    assert abs(said["accuracy"] - said["accuracy_fp32"]) < 0.05
+    assert said["output_error"] <= 0.1
+    assert found.manifest.lineage.run == job.said["search"]["run"]
+    shown = job.do(*words, "--force")
+    assert shown.code == 0
+    assert "accuracy is that of the engine's model on this processor" in shown.out
+    assert "on the card: tensorrt_rtx --onnx=model.onnx" in shown.out
+    if not said["loads"]:
+        assert "not measured" in said["latency"]
+        assert "the engine was not loaded here: " in shown.out

@@ -20,7 +20,6 @@ from hwnas.export.measure import Predict
 from hwnas.export.quantize import Feed
 from hwnas.ir import Graph, GraphBuilder
 from hwnas.predict.estimate import Estimate
-from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.trt_build import Engine, Options, Probe
 from hwnas.runtimes.trt_layers import LayerRecord
 
@@ -35,15 +34,6 @@ def paper_builder(model: bytes, options: Options) -> Engine:
     onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
     layer = LayerRecord(name="conv", kind="CONVOLUTION")
     return Engine(plan=b"plan", layers=(layer,), view="parser", version="10.16.1", cache=b"timings", warnings=("hm",), seconds=2.0)
-
-
-@pytest.fixture
-def accuracy(graph: Graph) -> Callable[[Predict], float]:
-    """How often a function picks the class that the network itself picks, over 40 images: 1 for the network in fp32."""
-    images = np.random.default_rng(5).standard_normal((40, 3, 16, 16), dtype=np.float32)
-    session = OrtRuntime().build(graph)
-    labels = np.array([session.run({"image": image[None]})[0].argmax() for image in images])
-    return lambda predict: float((predict(images).argmax(axis=1) == labels).mean())
 
 
 @pytest.fixture

@@ -28,15 +28,6 @@ PREDICTED = {"latency": Estimate(value=1e-3, low=9e-4, high=1.2e-3, unit="s", co
 
 
 @pytest.fixture
-def accuracy(graph: Graph) -> Callable[[Predict], float]:
-    """How often a function picks the class that the network itself picks, over 40 images: 1 for the network in fp32."""
-    images = np.random.default_rng(5).standard_normal((40, 3, 16, 16), dtype=np.float32)
-    session = OrtRuntime().build(graph)
-    labels = np.array([session.run({"image": image[None]})[0].argmax() for image in images])
-    return lambda predict: float((predict(images).argmax(axis=1) == labels).mean())
-
-
-@pytest.fixture
 def ship(graph: Graph, feeds: Feeds, accuracy: Callable[[Predict], float]) -> Callable[..., Manifest]:
     """Exports the residual network with little timing."""
 
