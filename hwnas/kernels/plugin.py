@@ -49,7 +49,7 @@ def register(source: KernelSource, *, arch: str, lazy: bool = False) -> tuple[st
         Their names, such as `hwnas::squeeze_excite`; a network gets one by `add_plugin(tensorrt.plugin.op.hwnas.squeeze_excite(x, ...))`.
 
     Raises:
-        MissingExtraError: TensorRT 10.9 or newer is not installed.
+        MissingExtraError: TensorRT is not installed.
         HwnasError: the plugins are registered already.
     """
     trt, trtp = require("tensorrt", "tensorrt"), require("tensorrt.plugin", "tensorrt")
