@@ -178,6 +178,14 @@ def test_a_power_cap_is_noted(driver: FakeDriver, load: Load) -> None:
     assert silent.notes == ("the card does not tell what slows it down",)
 
 
+def test_in_a_container_this_process_is_no_stranger(driver: FakeDriver, load: Load) -> None:
+    """The driver lists this process under a number that its container does not know: one such is this one, two are not."""
+    clock, meter = load("power constant 300\nown 0\nprocess 4194301 0 ever\n")
+    assert isinstance(window(driver, clock, meter), Energy)
+    clock, meter = load("power constant 300\nown 0\nprocess 4194301 0 ever\nprocess 4194302 0 ever\n")
+    assert "other processes compute on it (4194302)" in refused(window(driver, clock, meter))
+
+
 def test_a_short_window_is_refused(driver: FakeDriver, load: Load) -> None:
     """The counter moves every 0.1 s: a window of half a second says nothing."""
     clock, meter = load("power constant 300\n")
