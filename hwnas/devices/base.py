@@ -73,6 +73,7 @@ class DeviceState:
         driver: its version.
         mig: whether the card is split into instances.
         others: compute processes on the card, other than this one.
+        default_clock_hz: at which the compute units work unless told otherwise.
         unsupported: the fields that the device was asked for and does not tell.
     """
 
@@ -86,6 +87,7 @@ class DeviceState:
     driver: str | None = None
     mig: bool | None = None
     others: int | None = None
+    default_clock_hz: float | None = None
     unsupported: tuple[str, ...] = ()
 
 

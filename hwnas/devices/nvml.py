@@ -108,6 +108,7 @@ def state(card: Card) -> DeviceState:
         "driver": link.ask("nvmlSystemGetDriverVersion"),
         "mig": link.mig(),
         "others": None if others is None else len(others),
+        "default_clock_hz": link.default_clock_hz(),
     }
     return DeviceState(**told, unsupported=tuple(key for key, value in told.items() if value is None))
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.devices.energy import Measured
 from hwnas.ir import KernelCall
+from hwnas.profiling.steady import Batch
 from hwnas.profiling.waves import Floats, Pooled, Slowdowns, by_round
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.samples import Samples
@@ -131,6 +133,11 @@ class Profile:
         curve: error against time.
         ended_by: `target`, `plateau`, `time`, `count`, or `unfinished`.
         spent_s: wall-clock time in all, over all sessions.
+        digest: of the tables that a predictor of latency learns from; empty until it is stored.
+        batches: what the device said of itself after each batch of samples; empty where nobody asks it, as on a CPU.
+        energies: of the networks whose energy was measured, by their number.
+        energy_reason: why there are no energies, or no more of them; empty where nobody asked, or time and networks just ran out.
+        energy_digest: of their table; empty until it is stored.
     """
 
     setting: Setting
@@ -146,6 +153,10 @@ class Profile:
     ended_by: str = "unfinished"
     spent_s: float = 0.0
     digest: str = field(default="", compare=False)
+    batches: Sequence[Batch] = ()
+    energies: Mapping[int, Measured] = field(default_factory=dict)
+    energy_reason: str = ""
+    energy_digest: str = field(default="", compare=False)
 
     @cached_property
     def slowdowns(self) -> Slowdowns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from hwnas.errors import MeasurementError, UsageError
 from hwnas.ir import Graph
 from hwnas.ir.cost import flops, memory_bytes
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
+from hwnas.profiling.steady import WATCHED, Batch, Guard
 from hwnas.profiling.store import Journal, Measuring, ProfileStore
-from hwnas.profiling.waves import Floats, Stage, Visit, visit_together
-from hwnas.runtimes.base import Runtime
+from hwnas.profiling.waves import Attend, Floats, Stage, Visit, at_once, visit_together
+from hwnas.runtimes.base import KernelTime, Runtime
 from hwnas.spaces import Genotype, SearchSpace
 
 
@@ -100,16 +102,32 @@ class Profiler:
         store: where the profile goes; its journal makes every network safe as soon as it was measured.
         judge: says how good a predictor the networks make (the layer above knows how).
         clock: seconds, monotonic.
+        guard: of a device that slows down and tells; without one, samples count as they come.
     """
 
     def __init__(
-        self, runtime: Runtime, space: SearchSpace, store: ProfileStore, judge: Judge, clock: Callable[[], float] = time.perf_counter
+        self,
+        runtime: Runtime,
+        space: SearchSpace,
+        store: ProfileStore,
+        judge: Judge,
+        clock: Callable[[], float] = time.perf_counter,
+        guard: Guard | None = None,
     ) -> None:
         self._runtime = runtime
         self._space = space
         self._store = store
         self._judge = judge
         self._clock = clock
+        self._guard = guard
+
+    def begin(self, empty: Profile, *, resume: bool) -> None:
+        """Makes sure that a profile can be measured, and remembers that it is to be, before one is.
+
+        Raises:
+            UsageError: as `run`.
+        """
+        self._open(empty, resume)
 
     def run(
         self, empty: Profile, plan: Plan, *, call_s: float, resume: bool, report: Callable[[Progress], None] = lambda _: None
@@ -150,7 +168,7 @@ class Profiler:
                 budget -= memory_bytes(graph)
                 stages[number] = self._stage(graph, empty)
                 if number not in found.times:
-                    times = stages[number].kernel_times(plan.kernel_runs)
+                    times = self._kernel_times(stages[number], number, found, journal, plan, spent_s)
                     journal.network(number, genotype, times, round(call_s * 1e9), spent_s())
                     found.genotypes[number], found.call_ns[number] = genotype, round(call_s * 1e9)
                     found.times[number] = tuple((time.call, time.seconds) for time in times)
@@ -171,7 +189,13 @@ class Profiler:
                 f"they are kept: go on with --resume and a longer --max-time"
             )
         profile = replace(
-            empty, networks=tuple(networks), canaries=found.canaries, curve=tuple(curve), ended_by=ended_by, spent_s=spent_s()
+            empty,
+            networks=tuple(networks),
+            canaries=found.canaries,
+            curve=tuple(curve),
+            ended_by=ended_by,
+            spent_s=spent_s(),
+            batches=tuple(found.batches),
         )
         self._store.save(profile)
         return profile
@@ -207,8 +231,15 @@ class Profiler:
         """Networks of the next wave: as many as the time left allows at the pace so far."""
         return max(1, min(plan.wave, int((plan.deadline_s - spent_s) * done / spent_s))) if done and spent_s > 0 else plan.wave
 
-    @staticmethod
+    def _kernel_times(
+        self, stage: Stage, number: int, found: Measuring, journal: Journal, plan: Plan, spent_s: Callable[[], float]
+    ) -> Sequence[KernelTime]:
+        if self._guard is None:
+            return stage.kernel_times(plan.kernel_runs)
+        return self._guard.take(number, lambda: stage.kernel_times(plan.kernel_runs), round_=WATCHED, note=_noting(found, journal, spent_s))
+
     def _round(
+        self,
         watch: Sequence[Stage],
         stages: Mapping[int, Stage],
         found: Measuring,
@@ -225,7 +256,10 @@ class Profiler:
             journal.visit(visit, spent_s())
 
         lacking = {network: stage for network, stage in stages.items() if len(found.visits.get(network, ())) < plan.visits}
-        found.canaries[number] = visit_together(watch, lacking, took)
+        attend: Attend = at_once
+        if self._guard is not None:
+            attend = partial(self._guard.take, round_=number, note=_noting(found, journal, spent_s))
+        found.canaries[number] = visit_together(watch, lacking, took, attend)
         journal.canaries(number, found.canaries[number], spent_s())
 
     def _stage(self, graph: Graph, empty: Profile) -> Stage:
@@ -270,6 +304,16 @@ class Profiler:
         """A candidate for the plan's network number `index`: its own random stream, so that a resumed plan goes on as it would have."""
         stream = [seed, index, draw] if draw else [seed, index]
         return self._space.canonical(self._space.sample(np.random.default_rng(stream)))
+
+
+def _noting(found: Measuring, journal: Journal, spent_s: Callable[[], float]) -> Callable[[Batch], None]:
+    """Puts batches of samples on record."""
+
+    def note(batch: Batch) -> None:
+        found.batches.append(batch)
+        journal.batch(batch, spent_s())
+
+    return note
 
 
 def _drawn(networks: Sequence[NetworkRecord]) -> Sequence[NetworkRecord]:

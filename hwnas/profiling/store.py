@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -25,15 +24,20 @@ import tomli_w
 from hwnas.assets import disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line
 from hwnas.ir import Kernel, KernelCall
+from hwnas.profiling import energies, steady
+from hwnas.profiling.lines import FORMAT, Lines
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, Setting, attribute, profiler_cost_s
+from hwnas.profiling.steady import Batch
 from hwnas.profiling.waves import Floats, Pooled, Rounds, Slowdowns, Visit, by_round
 from hwnas.runtimes.base import KernelTime
 from hwnas.runtimes.fusions import Fusions
 
-FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 had one profile per setting
 GENERIC = "generic"  # the space of carrier networks, which stands for networks that nobody here wrote
 TABLES = ("networks", "kernels", "canaries")
+EXTRAS = ("batches", "energy")  # of some profiles; of no weight for a predictor of latency
+_TOLD_OF_EXTRAS = ("extras", "energies", "energy_reason")
+_KEPT = "what was measured stays in the journal; make room and run again with --resume"
 _NETWORKS = pa.schema(
     [
         ("id", pa.int32()),
@@ -96,6 +100,10 @@ class ProfileStore:
         """The journal of a profile that is being measured."""
         return Journal(self.folder / f"journal-{key_of(setting, space)}.jsonl")
 
+    def energy_journal(self, setting: Setting, space: str) -> Lines:
+        """The journal of the energy of a profile, while it is measured."""
+        return Lines(self.folder / f"energy-{key_of(setting, space)}.jsonl")
+
     def save(self, profile: Profile) -> None:
         """Writes the tables and the TOML, each atomically, then removes the journal.
 
@@ -120,22 +128,51 @@ class ProfileStore:
             "environment": dict(profile.environment),
             "curve": [asdict(point) for point in profile.curve],
         }
-        with disk_errors(self.folder, "what was measured stays in the journal; make room and run again with --resume"):
+        with disk_errors(self.folder, _KEPT):
             self.folder.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()
             for name, table in tables.items():
-                file = self.folder / f"{name}-{key}.parquet"
-                write_atomically(file, partial(pq.write_table, table, compression="zstd"))
-                digest.update(file.read_bytes())
+                digest.update(self._write(name, key, table))
             entry["digest"] = digest.hexdigest()
+            entry |= self._write_extras(profile, key)
             text["settings"][key] = entry
             for old in replaced:
                 del text["settings"][old]
             write_atomically(path, lambda place: place.write_text(tomli_w.dumps(text)))
             for old in replaced:
-                for name in TABLES:
+                for name in (*TABLES, *EXTRAS):
                     (self.folder / f"{name}-{old}.parquet").unlink(missing_ok=True)
             self.journal(profile.setting, profile.space).remove()
+
+    def save_energies(self, profile: Profile) -> None:
+        """Writes what a stored profile has learned of energy since; nothing else of it is touched. Then removes the journal.
+
+        Raises:
+            HwnasError: the disk refuses; what was measured stays in the journal.
+        """
+        key, path = key_of(profile.setting, profile.space), self.folder / "profile.toml"
+        text = self._read_toml()
+        with disk_errors(self.folder, _KEPT):
+            stays = {name: value for name, value in text["settings"][key].items() if name not in _TOLD_OF_EXTRAS}
+            text["settings"][key] = stays | self._write_extras(profile, key)
+            write_atomically(path, lambda place: place.write_text(tomli_w.dumps(text)))
+            self.energy_journal(profile.setting, profile.space).remove()
+
+    def _write_extras(self, profile: Profile, key: str) -> dict[str, Any]:
+        """Writes the tables that only some profiles have; what `profile.toml` says of them. Those that this one lacks are removed."""
+        tables = _extras(profile)
+        for name in EXTRAS:
+            if name not in tables:
+                (self.folder / f"{name}-{key}.parquet").unlink(missing_ok=True)
+        digests = {name: hashlib.sha256(self._write(name, key, table)).hexdigest() for name, table in tables.items()}
+        told = zip(_TOLD_OF_EXTRAS, (digests, len(profile.energies), profile.energy_reason), strict=True)
+        return {name: value for name, value in told if value}
+
+    def _write(self, name: str, key: str, table: pa.Table) -> bytes:
+        """Writes a table; what lies on the disk then."""
+        file = self.folder / f"{name}-{key}.parquet"
+        write_atomically(file, partial(pq.write_table, table, compression="zstd"))
+        return file.read_bytes()
 
     def spaces(self, setting: Setting) -> list[str]:
         """The spaces of which a finished profile of the setting is there, `generic` first."""
@@ -173,6 +210,7 @@ class ProfileStore:
             if digest != entry["digest"]:
                 raise FormatError(f"the tables of {key} in '{self.folder}' are not those that profile.toml describes; profile again")
             canaries = _canaries(tables["canaries"])
+            extras = self._read_extras(key, entry.get("extras", {}))
             return Profile(
                 setting=setting,
                 space=entry["space"],
@@ -187,11 +225,25 @@ class ProfileStore:
                 ended_by=entry["ended_by"],
                 spent_s=entry["spent_s"],
                 digest=digest,
+                batches=tuple(Batch.of(row) for row in extras.get("batches", ())),
+                energies={row["network"]: energies.from_row(row) for row in extras.get("energy", ())},
+                energy_reason=entry.get("energy_reason", ""),
+                energy_digest=entry.get("extras", {}).get("energy", ""),
             )
         except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
             raise FormatError(
                 f"the profile {key} in '{self.folder}' is damaged ({type(error).__name__}: {one_line(error)}); profile again"
             ) from error
+
+    def _read_extras(self, key: str, digests: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+        """The rows of the tables that only some profiles have; `FormatError` where they are not what `profile.toml` describes."""
+        found = {}
+        for name, digest in digests.items():
+            raw = (self.folder / f"{name}-{key}.parquet").read_bytes()
+            if hashlib.sha256(raw).hexdigest() != digest:
+                raise FormatError(f"the table {name} of {key} in '{self.folder}' is not that which profile.toml describes; profile again")
+            found[name] = pq.read_table(pa.BufferReader(raw)).to_pylist()
+        return found
 
     def _tables(self, key: str) -> tuple[dict[str, pa.Table], str]:
         """The tables of a profile, and the digest of their files."""
@@ -231,6 +283,7 @@ class Measuring:
         canaries: durations of every canary in each round.
         curve: error against time, as far as it was looked at.
         judged: networks that had been measured at the last look.
+        batches: what the device said of itself after each batch of samples.
     """
 
     spent_s: float = 0.0
@@ -241,6 +294,7 @@ class Measuring:
     canaries: dict[int, list[Floats]] = field(default_factory=dict)
     curve: list[CurvePoint] = field(default_factory=list)
     judged: int = 0
+    batches: list[Batch] = field(default_factory=list)
 
     def records(self, least_visits: int = 1) -> list[NetworkRecord]:
         """The networks that were visited often enough, as far as is known by now."""
@@ -277,76 +331,42 @@ def records_of(networks: Sequence[Raw]) -> list[NetworkRecord]:
     return found
 
 
-class Journal:
-    """What was measured so far, one JSON line each: `network` (built, its kernels timed), `canaries`, `visit` and `look`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def exists(self) -> bool:
-        """Whether an unfinished profile is there."""
-        return self.path.exists()
-
-    def start(self, header: Mapping[str, Any]) -> None:
-        """Begins anew with what must not change while the profile is measured."""
-        with disk_errors(self.path.parent, "make room or give another place with --home"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, lambda place: place.write_text(json.dumps({"format": FORMAT, **header}) + "\n"))
+class Journal(Lines):
+    """What was measured so far: `network` (built, its kernels timed), `canaries`, `visit`, `batch` and `look`."""
 
     def network(self, number: int, genotype: tuple[int, ...], times: Sequence[KernelTime], call_ns: int, spent_s: float) -> None:
         """A network was built and its kernels timed."""
         kernels = [[time.call.kernel.to_json(), list(time.call.nodes), time.call.output, time.seconds] for time in times]
-        self._append({"network": number, "genotype": list(map(int, genotype)), "kernels": kernels, "call_ns": call_ns, "spent_s": spent_s})
+        self.append({"network": number, "genotype": list(map(int, genotype)), "kernels": kernels, "call_ns": call_ns, "spent_s": spent_s})
 
     def canaries(self, number: int, seconds: Sequence[Floats], spent_s: float) -> None:
         """The canaries were visited: a round begins."""
-        self._append({"canaries": number, "seconds": [row.tolist() for row in seconds], "spent_s": spent_s})
+        self.append({"canaries": number, "seconds": [row.tolist() for row in seconds], "spent_s": spent_s})
 
     def visit(self, visit: Visit, spent_s: float) -> None:
         """A network was visited."""
-        self._append({"visit": visit.network, "round": visit.round, "seconds": visit.seconds.tolist(), "spent_s": spent_s})
+        self.append({"visit": visit.network, "round": visit.round, "seconds": visit.seconds.tolist(), "spent_s": spent_s})
 
     def look(self, point: CurvePoint | None, judged: int, spent_s: float) -> None:
         """The error was looked at: on the networks measured since the last look, so there is none at the first."""
-        self._append({"look": asdict(point) if point else None, "judged": judged, "spent_s": spent_s})
+        self.append({"look": asdict(point) if point else None, "judged": judged, "spent_s": spent_s})
 
-    def _append(self, row: Mapping[str, Any]) -> None:
-        remedy = "what was measured before is kept; make room and run again with --resume"
-        with disk_errors(self.path.parent, remedy), self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def batch(self, batch: Batch, spent_s: float) -> None:
+        """Some samples were taken, or dropped."""
+        self.append({"batch": asdict(batch), "spent_s": spent_s})
 
     def read(self) -> tuple[dict[str, Any], Measuring]:
-        """The header and everything measured; a line that a kill cut short is cut off the file.
+        """The header and everything measured.
 
         Raises:
             FormatError: the header is damaged or of another version.
         """
-        lines = self.path.read_bytes().split(b"\n")
-        try:
-            header = dict(json.loads(lines[0]))
-        except (ValueError, TypeError) as error:
-            raise FormatError(f"'{self.path}' is damaged ({one_line(error)}); remove it and profile again") from error
-        if header.get("format") != FORMAT:
-            raise FormatError(f"'{self.path}' has format {header.get('format')}, this hwnas reads {FORMAT}; remove it and profile again")
+        header, rows = self.read_lines()
         found = Measuring()
         kernels: dict[str, Kernel] = {}
-        kept = len(lines[0]) + 1
-        for line in lines[1:-1]:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
+        for row in rows:
             _take(found, row, kernels)
-            kept += len(line) + 1
-        if kept < self.path.stat().st_size:
-            os.truncate(self.path, kept)
         return header, found
-
-    def remove(self) -> None:
-        """Deletes the journal."""
-        self.path.unlink(missing_ok=True)
 
 
 def _take(found: Measuring, row: Mapping[str, Any], kernels: dict[str, Kernel]) -> None:
@@ -358,6 +378,8 @@ def _take(found: Measuring, row: Mapping[str, Any], kernels: dict[str, Kernel]) 
         found.call_ns[number] = row["call_ns"]
     elif "canaries" in row:
         found.canaries[row["canaries"]] = [np.array(seconds) for seconds in row["seconds"]]
+    elif "batch" in row:
+        found.batches.append(Batch.of(row["batch"]))
     elif "look" in row:
         found.judged = row["judged"]
         found.curve += [CurvePoint(**row["look"])] if row["look"] else []
@@ -403,6 +425,17 @@ def _tables(profile: Profile) -> dict[str, pa.Table]:
         "kernels": pa.Table.from_pylist(kernels, schema=_KERNELS),
         "canaries": pa.Table.from_pylist(canaries, schema=_CANARIES),
     }
+
+
+def _extras(profile: Profile) -> dict[str, pa.Table]:
+    """The tables that only some profiles have."""
+    found = {}
+    if profile.batches:
+        found["batches"] = pa.Table.from_pylist([asdict(batch) for batch in profile.batches], schema=steady.SCHEMA)
+    if profile.energies:
+        rows = [energies.to_row(network, measured) for network, measured in sorted(profile.energies.items())]
+        found["energy"] = pa.Table.from_pylist(rows, schema=energies.SCHEMA)
+    return found
 
 
 def _canaries(table: pa.Table) -> dict[int, list[Floats]]:
