@@ -16,7 +16,19 @@ from hwnas.devices.nvml import Card, Link, cards, state
 from hwnas.errors import DeviceUnavailable, HwnasError, MissingExtraError
 
 H100 = "card\nname NVIDIA H100 PCIe\nuuid GPU-0b\ncapability 9 0\nmemory 85899345920\nmig 1\nclocks 1755 1593 1095\n"
-EVERY_QUESTION = ("clock", "memory_clock", "temperature", "power", "events", "throttle", "driver", "mig", "processes", "processes_v2")
+EVERY_QUESTION = (
+    "clock",
+    "memory_clock",
+    "temperature",
+    "power",
+    "events",
+    "throttle",
+    "driver",
+    "mig",
+    "processes",
+    "processes_v2",
+    "default_clock",
+)
 NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND, LOST = 3, 4, 13, 15
 
 
@@ -56,6 +68,7 @@ def test_the_state(driver: FakeDriver) -> None:
     assert (first.power_w, first.temperature_c) == (60.0, 36.0)
     assert first.clock_events == ("idle", "software power cap", "hardware thermal slowdown")
     assert (first.driver, first.mig, first.others, first.unsupported) == ("575.57.08", False, 2, ())
+    assert first.default_clock_hz == 1095e6
     assert (second.mig, second.others, second.clock_events) == (True, 0, ("idle",))
 
 
@@ -74,6 +87,7 @@ def test_what_a_card_does_not_tell_is_none(driver: FakeDriver, code: int) -> Non
         "driver",
         "mig",
         "others",
+        "default_clock_hz",
     }
     assert all(getattr(nothing, field) is None for field in nothing.unsupported)
     driver.load(A100 + f"fail temperature {code} 0 ever\n")
