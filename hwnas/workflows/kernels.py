@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from hwnas import spaces
 from hwnas.assets import Workspace, disk_errors
 from hwnas.devices import find as find_device
+from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.errors import DeviceUnavailable, HwnasError, NotFoundError, UsageError, require
 from hwnas.ir import Graph
 from hwnas.ir.onnx import load
@@ -444,22 +445,23 @@ class CudaBench:
         Raises:
             DeviceUnavailable: it is not here, or this torch cannot use it.
         """
+        no_card = "the kernels run on NVIDIA cards; give one with --device"
         if device == "cpu":
-            raise UsageError("the kernels run on NVIDIA cards; give one with --device")
+            raise UsageError(no_card)
         needs = "'hwnas kernels bench' needs the card, its driver, a CUDA build of torch and 'hwnas[triton]'"
         try:
             found = find_device(device)
         except DeviceUnavailable as error:
             raise DeviceUnavailable(f"{needs}; {str(error).split('; run ')[0]}") from error
-        torch = require("torch", "gpu")
-        if not torch.cuda.is_available():
-            raise DeviceUnavailable(f"{needs}; '{device}' is here, but torch {torch.__version__} cannot use it")
-        present = torch.cuda.get_device_name()
-        if found.spec.model != present:
-            raise DeviceUnavailable(
-                f"{needs}; torch's first card is '{present}', not '{found.spec.model}': choose it by CUDA_VISIBLE_DEVICES"
-            )
-        return cls(present, precision, baseline)
+        if not isinstance(found, NvidiaDevice):
+            raise UsageError(no_card)
+        torch, uuid = require("torch", "gpu"), found.card.uuid.lower()
+        seen = [str(torch.cuda.get_device_properties(index).uuid).lower() for index in range(torch.cuda.device_count())]
+        chosen = next((index for index, name in enumerate(seen) if uuid.endswith(name)), None)
+        if chosen is None:
+            raise DeviceUnavailable(f"{needs}; '{device}' is here, but torch {torch.__version__} sees {len(seen)} cards and not this one")
+        torch.cuda.set_device(chosen)
+        return cls(found.card.name, precision, baseline)
 
     def kernel(self, source: KernelSource, case: Case, tuning: Tuning) -> Run:
         """See `Bench.kernel`."""

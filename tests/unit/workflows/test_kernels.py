@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hwnas import spaces
 from hwnas.assets import Workspace
+from hwnas.devices import catalogue
+from hwnas.devices.nvidia import NvidiaDevice
+from hwnas.devices.nvml import Card
 from hwnas.errors import DeviceUnavailable, UsageError
 from hwnas.ir import Graph, GraphBuilder
 from hwnas.ir.onnx import save
@@ -186,6 +190,22 @@ def test_measuring_needs_a_card() -> None:
         bench(None, device="b200", precision="fp16", baseline="compile")
     with pytest.raises(UsageError, match="run on NVIDIA cards"):
         bench(None, device="cpu", precision="fp16", baseline="compile")
+
+
+def test_the_card_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch counts cards in an order of its own, so the UUID decides; a card that torch does not see is said."""
+    card = Card(index=0, name="NVIDIA H100 PCIe", uuid="GPU-aaaa-01", compute_capability=(9, 0), memory_bytes=80 * 2**30, mig=False)
+    monkeypatch.setattr(kernels, "find_device", lambda _: NvidiaDevice(card, catalogue.entry("h100").part()))
+    uuids, chosen = ["bbbb-02", "aaaa-01"], []
+    cuda = SimpleNamespace(
+        device_count=lambda: len(uuids), get_device_properties=lambda i: SimpleNamespace(uuid=uuids[i]), set_device=chosen.append
+    )
+    monkeypatch.setattr(kernels, "require", lambda *_: SimpleNamespace(cuda=cuda, __version__="9"))
+    assert "NVIDIA H100 PCIe, torch 9, triton 9, fp16, against torch compiled" in kernels.CudaBench.of("h100", "fp16", "compile").where
+    assert chosen == [1]
+    uuids.pop()
+    with pytest.raises(DeviceUnavailable, match="'h100' is here, but torch 9 sees 1 cards and not this one"):
+        kernels.CudaBench.of("h100", "fp16", "compile")
 
 
 def test_a_network_without_places(monkeypatch: pytest.MonkeyPatch) -> None:
