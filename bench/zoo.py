@@ -83,13 +83,15 @@ class Recipe:
 
 
 def _redraw(network: Any) -> None:
-    """Weights of convolutions as He et al. draw them (2015), those of linear layers for no activation behind them; biases stay."""
+    """Weights of convolutions as He et al. draw them (2015), those of linear layers for no activation behind them, scales of 1."""
     nn = require("torch").nn
     for module in network.modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):  # some families draw theirs around 0
+            nn.init.ones_(module.weight)
 
 
 @contextmanager

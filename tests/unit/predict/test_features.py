@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from strategies import graphs
 
 from hwnas.ir import Graph, GraphBuilder, Kernel, TensorSpec
-from hwnas.predict.features import ACTIVATIONS, CONTEXT, FEATURES, ROW_FLOPS, SCHEMA, Table, describe, kind_of, tabulate
+from hwnas.predict.features import (
+    ACTIVATIONS,
+    BLOCK_FLOPS,
+    CONTEXT,
+    DETAILS,
+    FEATURES,
+    ROW_FLOPS,
+    SCHEMA,
+    Table,
+    describe,
+    kind_of,
+    tabulate,
+)
 from hwnas.runtimes.ort_fusion import fuse
 
 
@@ -171,3 +183,42 @@ def test_a_row_of_a_grouped_convolution_in_8_bits_has_a_least_cost() -> None:
     assert few.flops == more.flops == ROW_FLOPS * 8 * 2 * 36
     assert few.values[FEATURES.index("flops")] < more.values[FEATURES.index("flops")] < few.flops
     assert describe(grouped(24, 8, 8, "fp32")).flops == describe(grouped(24, 8, 8, "fp32")).values[FEATURES.index("flops")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "permutation", "moves"),
+    [
+        ((1, 64, 7, 7), (0, 2, 3, 1), (1, 1, 49)),  # channels last: a matrix turned
+        ((1, 49, 3, 32), (0, 2, 1, 3), (32, 1, 3)),  # heads first: rows of 32
+        ((1, 4, 36, 80), (0, 3, 2, 1), (1, 2, 80)),  # both ends change places
+        ((1, 49, 3, 6, 32), (2, 0, 3, 1, 4), (32, 1, 18)),  # queries, keys and values apart
+        ((4, 49, 3, 6, 32), (2, 0, 3, 1, 4), (32, 2, 3)),
+        ((1, 264, 6, 2, 12), (0, 3, 4, 1, 2), (1, 1, 24)),  # two axes that stay neighbours are one
+        ((1, 5, 1, 7), (2, 0, 1, 3), (35, 0, 1)),  # nothing moves but axes of one element
+    ],
+)
+def test_what_a_permutation_asks_of_a_runtime(shape: tuple[int, ...], permutation: tuple[int, ...], moves: tuple[int, int, int]) -> None:
+    """Elements that stay together, how many axes move, elements of the first of these; only several axes cost an operation an element."""
+    out = TensorSpec(tuple(shape[axis] for axis in permutation))
+    described = describe(Kernel(op="Transpose", inputs=(TensorSpec(shape),), outputs=(out,), attrs=(("perm", permutation),)))
+    at = [DETAILS.index(name) for name in ("kept_inner", "moves", "moved_axis")]
+    assert tuple(described.details[i] for i in at) == moves
+    assert described.flops == (BLOCK_FLOPS * out.numel / moves[0] if moves[1] == 2 else out.numel)
+
+
+def test_a_gather_of_single_elements_costs_more_than_one_of_rows() -> None:
+    """What is moved piece by piece is measured against the time that pieces take, whatever their size."""
+    data, places = TensorSpec((1, 16, 8, 8)), TensorSpec((2, 4), "int64")
+    elements, rows = (
+        describe(Kernel(op="Gather", inputs=(data,), weights=(places,), outputs=(TensorSpec(out),), attrs=(("axis", axis),)))
+        for axis, out in ((3, (1, 16, 8, 2, 4)), (2, (1, 16, 2, 4, 8)))
+    )
+    assert elements.flops == BLOCK_FLOPS * 1024
+    assert rows.flops == BLOCK_FLOPS * 128
+
+
+def test_a_reduction_is_described_by_what_lies_behind_its_last_axis() -> None:
+    """Sums over the rows of a map whose channels come last read elements that lie a power of two apart."""
+    kernel = Kernel(op="ReduceL2", inputs=(TensorSpec((1, 10, 10, 96)),), outputs=(TensorSpec((1, 1, 1, 96)),), attrs=(("axes", (1, 2)),))
+    details = dict(zip(DETAILS, describe(kernel).details, strict=True))
+    assert (details["behind_axis"], details["alignment"]) == (96, 32)

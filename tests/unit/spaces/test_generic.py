@@ -212,3 +212,18 @@ def test_channels_grow_from_stage_to_stage() -> None:
     """By a factor between 1.5 and 2.5."""
     for seed in range(5):
         assert all(1.4 < after / before < 2.6 for before, after in pairwise(sketch(seed).growing(16, 5)))
+
+
+def test_patches_are_folded_back() -> None:
+    """What `fold` joins is what `unfold` cut; a permutation keeps every element."""
+    s = Sketch(
+        "folded", Coarse(resolution=8, width=1.0, depth=1, activation="relu", norm="none"), np.random.default_rng(3), batch=2, classes=3
+    )
+    x = s.image()
+    assert s.b.shape(s.unfold(x)) == (2, 3, 4, 16)
+    graph = s.b.finish(s.b.op("Concat", [s.fold(s.unfold(x), 8), s.permute(x)], axis=1))
+    image = np.random.default_rng(0).random((2, 3, 8, 8), dtype=np.float32)
+    (found,) = OrtRuntime(1).build(graph).run({"x": image})
+    np.testing.assert_array_equal(found[:, :3], image)
+    np.testing.assert_array_equal(np.sort(found[:, 3:].reshape(2, -1)), np.sort(image.reshape(2, -1)))
+    assert not np.array_equal(found[:, 3:], image)
