@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from hwnas.units import format_bytes, format_fraction, format_joules, format_sec
 
 if TYPE_CHECKING:
     from hwnas.devices import DeviceState
+    from hwnas.predict.model import HeldOut
     from hwnas.workflows.check import Checked
     from hwnas.workflows.predict import Prediction
     from hwnas.workflows.profile import Profiled
@@ -73,8 +74,9 @@ def _told(state: DeviceState) -> str:
 
 @click.command()
 @options.device
+@options.runtime
 @options.load
-@options.precision
+@options.precisions
 @click.option(
     "--space",
     default="generic",
@@ -85,19 +87,26 @@ def _told(state: DeviceState) -> str:
 @click.option(
     "--target-error", type=options.FRACTION, default="1.5%", show_default=True, help="Stop when the mean error on unseen networks is below."
 )
+@click.option("--energy", is_flag=True, help="Then measure the energy of some of the networks too, where the device has a meter.")
+@click.option(
+    "--energy-time", type=options.SECONDS, default="20m", show_default=True, help="Of measuring energy: about 45 s a network, at least 20."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the networks sampled.")
-@click.option("--resume", is_flag=True, help="Go on with a profile that was interrupted.")
+@click.option("--resume", is_flag=True, help="Go on with a profile that was interrupted, or that lacks its energy.")
 @click.option("--restart", is_flag=True, help="Drop a profile that was interrupted.")
 @options.home
 @options.as_json
 def profile(
     device: str,
+    runtime: str | None,
     threads: int,
     batch: int,
-    precision: str,
+    precisions: tuple[str, ...],
     space: str,
     max_time: float,
     target_error: float,
+    energy: bool,
+    energy_time: float,
     seed: int,
     resume: bool,
     restart: bool,
@@ -107,48 +116,64 @@ def profile(
     """Measure networks on a device, kernel by kernel in context, and learn to predict others."""
     if resume and restart:
         raise UsageError("--resume goes on with a profile and --restart drops it; give one of them")
-    from hwnas.profiling import Plan, Progress
-    from hwnas.workflows.profile import profile as run
+    from hwnas.profiling import EnergyPlan, Plan, Progress
+    from hwnas.workflows.profile import profile_each
 
-    plan = Plan(max_time_s=max_time, target_error=target_error)
+    plan, energy_plan = Plan(max_time_s=max_time, target_error=target_error), EnergyPlan(max_time_s=energy_time)
     with options.progress("networks", "error") as bar:
         task = bar.add_task(f"profile {device}", total=plan.max_time_s, networks="", error="")
 
-        def report(state: Progress) -> None:
-            error = "error so far: not yet known" if state.error is None else f"error so far {format_fraction(state.error)}"
-            bar.update(task, completed=min(state.seconds, plan.max_time_s), networks=f"{state.networks} networks", error=error)
+        def report(doing: str, state: Progress) -> None:
+            total_s = energy_plan.max_time_s if doing.startswith("energy") else plan.max_time_s
+            error = "" if state.error is None else f"error so far {format_fraction(state.error)}"
+            networks = f"{state.networks} networks"
+            what = f"profile {device}, {doing}"
+            bar.update(task, description=what, total=total_s, completed=min(state.seconds, total_s), networks=networks, error=error)
 
-        outcome = run(
+        found = profile_each(
             workspace,
             device=device,
+            runtime=runtime,
             space=space,
             threads=threads,
             batch=batch,
-            precision=precision,
+            precisions=precisions,
             seed=seed,
             plan=plan,
+            energy=energy_plan if energy else None,
             start="resume" if resume else "restart" if restart else "new",
             report=report,
         )
-    if as_json:
-        options.print_json(outcome.as_json())
-        return
-    _print_fit(outcome)
+    _print_fits(found, as_json)
 
 
 @click.command()
 @options.device
+@options.runtime
 @options.load
 @options.precision
 @click.option("--space", default=None, help="Networks whose profile to learn from; all that were profiled with this setting by default.")
 @options.home
 @options.as_json
-def fit(device: str, threads: int, batch: int, precision: str, space: str | None, workspace: Workspace, as_json: bool) -> None:
+def fit(
+    device: str,
+    runtime: str | None,
+    threads: int,
+    batch: int,
+    precision: str,
+    space: str | None,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Learn again from profiles that were measured before."""
     from hwnas.workflows.context import setting_of
     from hwnas.workflows.profile import fit_profile
 
-    found = fit_profile(workspace, setting_of(device, threads=threads, batch=batch, precision=precision), space)
+    setting = setting_of(device, runtime=runtime, threads=threads, batch=batch, precision=precision)
+    _print_fits(fit_profile(workspace, setting, space), as_json)
+
+
+def _print_fits(found: Sequence[Profiled], as_json: bool) -> None:
     if as_json:
         plain = [outcome.as_json() for outcome in found]
         options.print_json(plain if len(plain) > 1 else plain[0])
@@ -158,16 +183,30 @@ def fit(device: str, threads: int, batch: int, precision: str, space: str | None
 
 
 def _print_fit(outcome: Profiled) -> None:
-    profile, held_out = outcome.profile, outcome.predictor.model.held_out
+    from hwnas.devices import Unavailable
+
+    profile, held_out, energy = outcome.profile, outcome.predictor.model.held_out, outcome.energy
     console = options.console()
     console.print(
         f"{len(profile.networks)} networks of '{profile.space}' measured in {format_seconds(profile.spent_s)} "
         f"({profile.setting.device}, {profile.setting.key}; ended by {profile.ended_by})"
     )
-    console.print(
-        f"on networks that the predictor did not see: mean error {format_fraction(held_out.mape)}, within 5 %: "
-        f"{format_fraction(held_out.within_5)}, within 10 %: {format_fraction(held_out.within_10)}, 90 % interval holds for "
-        f"{format_fraction(held_out.coverage)}"
+    for reason, count in outcome.dropped.items():
+        console.print(f"  {count} batches of samples dropped and taken again: the device was {reason}")
+    for reason, count in outcome.flagged.items():
+        console.print(f"  {count} batches of samples flagged: {reason}")
+    console.print(f"on networks that the predictor did not see: {_figures(held_out)}")
+    if isinstance(energy, Unavailable):
+        console.print(f"energy   unavailable: {energy.reason}")
+    else:
+        measured = f"energy of {len(profile.energies)} networks measured ({energy.model.source})"
+        console.print(f"{measured}; on networks that its predictor did not see: {_figures(energy.model.held_out)}")
+
+
+def _figures(held_out: HeldOut) -> str:
+    return (
+        f"mean error {format_fraction(held_out.mape)}, within 5 %: {format_fraction(held_out.within_5)}, within 10 %: "
+        f"{format_fraction(held_out.within_10)}, 90 % interval holds for {format_fraction(held_out.coverage)}"
     )
 
 

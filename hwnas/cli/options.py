@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hwnas import units
 from hwnas.assets import Workspace
-from hwnas.errors import UsageError
+from hwnas.errors import UsageError, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,9 +73,34 @@ def load(function: F) -> F:
     return click.option("--threads", type=int, default=1, show_default=True, help="Threads that compute, pinned.")(function)
 
 
+_PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in _PRECISIONS:
+            known = f"{', '.join(_PRECISIONS)}; several are given as fp16,int8"
+            raise UsageError(f"unknown precision '{name}'{did_you_mean(name, _PRECISIONS)}; known: {known}")
+    return names
+
+
+def precisions(function: F) -> F:
+    """`--precision`, one or several."""
+    kind = _Parsed("precisions", _precisions)
+    text = "Of the arithmetic; several, such as fp16,int8, are measured one after another, each with the whole time."
+    return click.option("--precision", "precisions", type=kind, default="fp32", show_default=True, help=text)(function)
+
+
+def runtime(function: F) -> F:
+    """`--runtime`."""
+    text = "Runtime that is measured, such as tensorrt; the device's usual one by default."
+    return click.option("--runtime", default=None, help=text)(function)
+
+
 def precision(function: F) -> F:
     """`--precision`."""
-    choice = click.Choice(["fp32", "int8"])
+    choice = click.Choice(_PRECISIONS)
     return click.option("--precision", type=choice, default="fp32", show_default=True, help="Of the arithmetic.")(function)
 
 

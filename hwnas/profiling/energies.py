@@ -96,27 +96,28 @@ class EnergyProfiler:
         self._device, self._runtime, self._space, self._clock = device, runtime, space, clock or SystemClock()
 
     def run(
-        self, profile: Profile, journal: Lines, plan: EnergyPlan, *, resume: bool, report: Callable[[int, float], None] = lambda *_: None
+        self, profile: Profile, journal: Lines, plan: EnergyPlan, *, report: Callable[[int, float], None] = lambda *_: None
     ) -> Energies | Unavailable:
-        """Measures until the time is up; `journal` has what was measured, and stays until its caller has stored that.
+        """Measures until the time is up, going on with what the profile and the journal hold.
+
+        The journal stays until the caller has stored what was measured.
 
         Args:
             profile: finished.
             journal: of its energy.
             plan: how long to measure.
-            resume: go on with what the journal holds; without, there must be none.
             report: called with the number of networks measured and the seconds spent, after every network.
 
         Returns:
             What was measured, or why the device has no meter.
 
         Raises:
-            UsageError: an unfinished measurement is there and `resume` is False, or it is of another profile or meter.
+            UsageError: what is there is of another profile or another meter.
         """
         meter = self._device.energy_meter()
         if isinstance(meter, Unavailable):
             return meter
-        measured, refused, before_s = self._open(profile, journal, meter, resume)
+        measured, refused, before_s = self._open(profile, journal, meter)
         start_s = self._clock.now()
 
         def spent_s() -> float:
@@ -143,9 +144,8 @@ class EnergyProfiler:
                 break
         return Energies(measured=measured, refused=refused, reason=reason if in_vain == PATIENCE else "", spent_s=spent_s())
 
-    def _open(
-        self, profile: Profile, journal: Lines, meter: EnergyMeter, resume: bool
-    ) -> tuple[dict[int, Measured], dict[int, str], float]:
+    @staticmethod
+    def _open(profile: Profile, journal: Lines, meter: EnergyMeter) -> tuple[dict[int, Measured], dict[int, str], float]:
         """What was measured already: that of the profile, and that of the journal."""
         measured = dict(profile.energies)
         sources = {found.source for found in measured.values()} - {meter.source}
@@ -159,14 +159,9 @@ class EnergyProfiler:
             journal.start(header)
             return measured, {}, 0.0
         recorded, rows = journal.read_lines()
-        device = profile.setting.device
-        if not resume:
-            raise UsageError(
-                f"an unfinished measurement of energy of '{device}' with {len(rows)} networks is in '{journal.path}'; go on with "
-                f"--resume, or drop it with --restart"
-            )
         for key, value in header.items():
             if recorded.get(key) != value:
+                device = profile.setting.device
                 raise UsageError(
                     f"the unfinished energy of '{device}' has {key} '{recorded.get(key)}', this call '{value}'; drop it with --restart"
                 )

@@ -8,12 +8,12 @@ from importlib import metadata
 from hwnas import __version__, spaces
 from hwnas.devices import Device, find, name_of
 from hwnas.errors import UsageError
-from hwnas.predict.roofline import Roofline
+from hwnas.predict.roofline import USUAL_BYTES_PER_S, Roofline
 from hwnas.profiling import Profile, Setting
 from hwnas.runtimes import registry
 from hwnas.runtimes.base import Runtime
 
-_PACKAGES = ("numpy", "onnx", "onnxruntime", "torch", "xgboost-cpu", "pymoo", "scikit-learn")
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch", "xgboost-cpu", "pymoo", "scikit-learn")
 
 
 def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, batch: int = 1, precision: str = "fp32") -> Setting:
@@ -31,14 +31,16 @@ def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, bat
     return Setting(device=device, runtime=runtime or registry.default(device), threads=threads, batch=batch, precision=precision)
 
 
-def device_and_runtime(device: str, *, threads: int, batch: int, precision: str = "fp32") -> tuple[Device, Runtime, Setting]:
-    """The device, if it is here, with the runtime that measures it.
+def device_and_runtime(
+    device: str, *, runtime: str | None = None, threads: int, batch: int, precision: str = "fp32"
+) -> tuple[Device, Runtime, Setting]:
+    """The device, if it is here, with the runtime that measures it: the one asked for, else the device's usual one.
 
     Raises:
         DeviceUnavailable: the device is not on this machine.
     """
     found = find(device)
-    setting = setting_of(found.spec.name, threads=threads, batch=batch, precision=precision)
+    setting = setting_of(found.spec.name, runtime=runtime, threads=threads, batch=batch, precision=precision)
     return found, registry.make(setting.runtime, threads), setting
 
 
@@ -60,14 +62,17 @@ def versions() -> dict[str, str]:
 
 
 def clocks(device: Device) -> dict[str, str]:
-    """What a device says of its clock and of what sets it; nothing where it does not say."""
+    """What a device says of its clock (the default one where it tells that), of what sets it, and of its driver."""
     state = device.state()
-    found = {"governor": state.governor, "clock": f"{state.clock_hz / 1e6:.0f} MHz" if state.clock_hz else None}
+    clock_hz = state.default_clock_hz or state.clock_hz
+    found = {"governor": state.governor, "clock": f"{clock_hz / 1e6:.0f} MHz" if clock_hz else None, "driver": state.driver}
     return {key: value for key, value in found.items() if value}
 
 
 def roofline_of(profile: Profile) -> Roofline:
-    """The roofline of the threads that a profile used."""
-    peaks, units = profile.device["peak_flops"], profile.device["units"]
-    share = profile.setting.threads / int(units)
-    return Roofline.of(peak_flops=float(peaks.get(profile.setting.precision, peaks["fp32"])) * share)
+    """The roofline of what a profile used: of its threads on a processor, of the whole card on a card."""
+    device, setting = profile.device, profile.setting
+    peak_flops = float(device["peak_flops"].get(setting.precision, device["peak_flops"]["fp32"]))
+    if device.get("kind") == "gpu":
+        return Roofline(flops_per_s=peak_flops, bytes_per_s=float(device.get("memory_bytes_per_s", USUAL_BYTES_PER_S)))
+    return Roofline.of(peak_flops=peak_flops * setting.threads / int(device["units"]))
