@@ -25,6 +25,7 @@ import numpy as np
 
 from hwnas.devices.base import Cadence, DeviceState, Energy, EnergyMeter, Unavailable
 from hwnas.devices.clock import Clock, SystemClock
+from hwnas.errors import DeviceUnavailable
 
 T = TypeVar("T")
 
@@ -163,9 +164,12 @@ def measure(
         clock: time, and waiting.
 
     Returns:
-        What was measured, or why it cannot be trusted. What `work` and `state` raise is raised.
+        What was measured, or why it cannot be trusted; so too where the device is gone meanwhile. What else `work` raises is raised.
     """
-    return _Bench(meter, work, rng, state, plan or Plan(), clock or SystemClock()).run()
+    try:
+        return _Bench(meter, work, rng, state, plan or Plan(), clock or SystemClock()).run()
+    except DeviceUnavailable as error:
+        return Unavailable(str(error))
 
 
 class _Bench:

@@ -195,6 +195,12 @@ def test_what_does_not_pass_is_refused_at_once(driver: FakeDriver, script: str, 
     assert work.clock.now() < 40.0
 
 
+def test_a_card_may_be_lost_at_any_moment(driver: FakeDriver) -> None:
+    """While it is idle, works, cools, or is asked for its state: the result is always the same reason."""
+    for moment in np.arange(1.0, 30.0, 1.7):
+        assert "GPU is lost" in refused(measured(driver, f"power constant 300\nfail all 15 {moment} ever\n", 0.02)[0])
+
+
 def test_what_goes_wrong_while_idle_is_refused_too(driver: FakeDriver) -> None:
     """A meter that fails before the work, or after it, gives no result."""
     assert "the card is shared" in refused(measured(driver, "process 1 0 ever\n", 0.01)[0])
