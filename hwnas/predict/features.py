@@ -291,7 +291,7 @@ class Table:
     Attributes:
         kinds: name of each row's model, [rows].
         values: features, [rows, len(FEATURES)].
-        flops: [rows].
+        flops: as `Described.flops`, [rows].
         bytes: [rows].
         owner: index of the network that each row belongs to, [rows], ascending.
         context: of each network: bytes of all weights, bytes of the largest activation, number of kernels; [networks, 3].
@@ -311,6 +311,12 @@ class Table:
     def columns(self, rows: NDArray[np.bool_], *, detailed: bool) -> Matrix:
         """What the model of a kind sees of its kernels, [rows, columns]; without details for predictors of format 1."""
         return np.column_stack([self.values[rows], self.details[rows]]) if detailed else self.values[rows]
+
+    @property
+    def counted(self) -> Matrix:
+        """Operations of each row as they are counted, whatever a processor makes of them (`ROW_FLOPS`, `BLOCK_FLOPS`); [rows]."""
+        counted: Matrix = self.values[:, FEATURES.index("flops")]
+        return counted
 
     @property
     def networks(self) -> int:

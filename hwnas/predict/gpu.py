@@ -190,7 +190,7 @@ def look(table: Table, spec: DeviceSpec) -> Seen:
     inner = np.where(product, k, 1.0)
     memory = _moved(table) / figures.bytes_per_s
     best = _tiles(count, m, n, inner, figures)
-    plain = table.flops / figures.flops_per_s
+    plain = table.counted / figures.flops_per_s
     compute = np.where(product, best.seconds, plain)
     bound = np.maximum(compute, memory)
     cache = float(figures.cache_bytes)

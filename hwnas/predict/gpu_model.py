@@ -131,7 +131,7 @@ class GpuModel:
         doubt = np.zeros(len(seconds))
         for name in np.unique(seen.models).tolist():
             rows = seen.models == name
-            covered[rows] &= self.kinds[name].part.covers(table.flops[rows], table.bytes[rows])
+            covered[rows] &= self.kinds[name].part.covers(table.counted[rows], table.bytes[rows])
             doubt[rows] = self.kinds[name].half_width
         return Kernels(seconds, covered, doubt)
 
@@ -152,7 +152,7 @@ class GpuModel:
     def limits(self, table: Table) -> NDArray[np.str_]:
         """What limits each kernel: `overhead` where the GPU is done before the host could launch the next one."""
         figures = Figures.of(self.spec)
-        compute, memory = table.flops / figures.flops_per_s, table.bytes / figures.bytes_per_s
+        compute, memory = table.counted / figures.flops_per_s, table.bytes / figures.bytes_per_s
         busy = np.where(compute >= memory, "compute", "memory")
         return np.where(self.kernels(table).seconds < self.launch_s, "overhead", busy)
 
@@ -269,7 +269,7 @@ def _gather(
                 each.bound_s[rows],
                 busy,
                 part.seconds[rows],
-                table.flops[rows],
+                table.counted[rows],
                 table.bytes[rows],
                 np.full(len(rows), number),
             )
