@@ -38,7 +38,7 @@ from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.workflows.profile import profile
 
-VISITS = 10
+VISITS = 20
 KERNEL_RULE = StoppingRule(relative_error=0.01, min_samples=20, max_seconds=0.03)
 CALIBRATION = 20
 REPEATS = 15
