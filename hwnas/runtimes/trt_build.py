@@ -144,7 +144,14 @@ class Probe:
     layers: tuple[LayerRecord, ...] = ()
 
 
-def build(model: bytes, options: Options, *, caches: Path | None = None, device: str = "any") -> Engine:
+def build(
+    model: bytes,
+    options: Options,
+    *,
+    caches: Path | None = None,
+    device: str = "any",
+    environment: Mapping[str, str] | None = None,
+) -> Engine:
     """Builds an engine in a process of its own.
 
     Args:
@@ -153,6 +160,7 @@ def build(model: bytes, options: Options, *, caches: Path | None = None, device:
         caches: folder where timing caches are kept, a file for each flavour, version and device. TensorRT-RTX needs none: it does not
             time kernels when it builds.
         device: the card's name, for the cache.
+        environment: of the child process, which says which card it sees (`hwnas.runtimes.cuda.only`); this one's unless given.
 
     Raises:
         MissingExtraError: the library is not installed.
@@ -165,9 +173,9 @@ def build(model: bytes, options: Options, *, caches: Path | None = None, device:
         folder = Path(scratch)
         (folder / "model.onnx").write_bytes(model)
         asked = {"options": asdict(options), "caches": str(caches) if caches else "", "device": device}
-        done = _child("build", options.flavor, folder, asked)
+        done = _child("build", options.flavor, folder, asked, environment)
         plan = folder / "model.plan"
-        found = probe(plan, options.flavor) if options.flavor == "tensorrt" else None
+        found = probe(plan, options.flavor, environment) if options.flavor == "tensorrt" else None
         _, parsed = from_json((folder / "layers.json").read_text(encoding="utf-8"))
         cache = folder / "timing.cache"
         return Engine(
@@ -181,7 +189,7 @@ def build(model: bytes, options: Options, *, caches: Path | None = None, device:
         )
 
 
-def probe(plan: Path, flavor: Flavor) -> Probe:
+def probe(plan: Path, flavor: Flavor, environment: Mapping[str, str] | None = None) -> Probe:
     """Tries to load an engine in a process of its own; a crash is an answer, too.
 
     Raises:
@@ -189,7 +197,7 @@ def probe(plan: Path, flavor: Flavor) -> Probe:
     """
     with tempfile.TemporaryDirectory(prefix="hwnas-trt-") as scratch:
         try:
-            done = _child("probe", flavor, Path(scratch), {"plan": str(plan.resolve())})
+            done = _child("probe", flavor, Path(scratch), {"plan": str(plan.resolve())}, environment)
         except MissingExtraError:
             raise
         except HwnasError as error:
@@ -208,12 +216,15 @@ def check_installed(flavor: Flavor) -> None:
         raise MissingExtraError(f"'{MODULES[flavor]}' is not installed; run: pip install 'hwnas[{flavor}]'{other}")
 
 
-def _child(job: str, flavor: Flavor, folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _child(
+    job: str, flavor: Flavor, folder: Path, asked: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Has the worker do a job; gives its answer, or raises its error here."""
     check_installed(flavor)
     module = MODULES[flavor]
     (folder / "request.json").write_text(json.dumps({"job": job, "flavor": flavor, **asked}), encoding="utf-8")
-    child = subprocess.run([sys.executable, "-m", "hwnas.runtimes.trt_worker", str(folder)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "hwnas.runtimes.trt_worker", str(folder)]
+    child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     answer = folder / "answer.json"
     if child.returncode != 0 or not answer.is_file():
         raise HwnasError(f"{module} died while hwnas had it {job} an engine: {_last_words(child)}; check the NVIDIA driver with nvidia-smi")

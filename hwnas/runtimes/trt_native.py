@@ -53,7 +53,7 @@ def compile_engine(trt: ModuleType, model: bytes, options: Options, *, cache: by
         DeviceUnavailable: the builder does not start.
         UsageError: profiles and inputs do not fit.
     """
-    log, said = _logger(trt)
+    log, said = logger(trt)
     try:
         builder: tensorrt.Builder = trt.Builder(log)
     except TypeError as error:  # "factory function returned nullptr"
@@ -67,7 +67,7 @@ def compile_engine(trt: ModuleType, model: bytes, options: Options, *, cache: by
     timings = _attach(config, cache) if options.flavor == "tensorrt" else None
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise GraphError(f"{trt.__name__} does not build the network: {_reason(said)}")
+        raise GraphError(f"{trt.__name__} does not build the network: {reason(said)}")
     return Built(
         plan=bytes(plan),
         layers=_layers(trt, network),
@@ -78,19 +78,19 @@ def compile_engine(trt: ModuleType, model: bytes, options: Options, *, cache: by
 
 def look(trt: ModuleType, plan: bytes) -> tuple[bool, str, str]:
     """Tries to load an engine: whether it does, why not, and what the engine inspector says of it, in JSON."""
-    log, said = _logger(trt)
+    log, said = logger(trt)
     try:
         runtime: tensorrt.Runtime = trt.Runtime(log)
     except TypeError:
         return False, f"{trt.__name__} does not start here: no NVIDIA card or driver is found", ""
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        return False, f"{trt.__name__} does not load the engine: {_reason(said)}", ""
+        return False, f"{trt.__name__} does not load the engine: {reason(said)}", ""
     inspector = engine.create_engine_inspector()
     return True, "", inspector.get_engine_information(trt.LayerInformationFormat.JSON)
 
 
-def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, list[tuple[str, str]]]:
+def logger(trt: ModuleType) -> tuple[tensorrt.ILogger, list[tuple[str, str]]]:
     """A logger, and the list into which it writes what matters: severity and text."""
     said: list[tuple[str, str]] = []
 
@@ -105,7 +105,7 @@ def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, list[tuple[str, str]]]:
     return Log(), said
 
 
-def _reason(said: Sequence[tuple[str, str]]) -> str:
+def reason(said: Sequence[tuple[str, str]]) -> str:
     """The first error that was logged: those that follow are its consequences. Of one that CUDA gave, what CUDA said."""
     first = next((text for severity, text in said if severity != "WARNING"), "it gives no reason")
     cuda = _CUDA.search(first)

@@ -101,6 +101,6 @@ def test_a_builder_that_does_not_start_has_no_card() -> None:
 def test_what_cuda_said_is_kept_of_a_long_error() -> None:
     """An error that CUDA gave is told in CUDA's words; another in the library's."""
     long = "IRuntime::x: Error Code 1: Cuda Runtime (In S at /a.cpp:25 (cudaError 35: CUDA driver version is insufficient))"
-    assert trt_native._reason([("WARNING", "w"), ("ERROR", long)]) == "CUDA driver version is insufficient (CUDA error 35)"
-    assert trt_native._reason([("ERROR", "first"), ("ERROR", "second")]) == "first"
-    assert trt_native._reason([]) == "it gives no reason"
+    assert trt_native.reason([("WARNING", "w"), ("ERROR", long)]) == "CUDA driver version is insufficient (CUDA error 35)"
+    assert trt_native.reason([("ERROR", "first"), ("ERROR", "second")]) == "first"
+    assert trt_native.reason([]) == "it gives no reason"
