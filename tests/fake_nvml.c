@@ -140,6 +140,7 @@ static void catch_up(void) {
 
 double fake_nvml_joules(int i) { catch_up(); return cards[i].joules[ticks]; }
 void fake_nvml_run(int i) { cards[i].busy = 1; cards[i].run_began = now(); }
+void fake_nvml_draw(int i, double watts) { cards[i].shape = CONSTANT; cards[i].a = watts; }  /* of the work to come */
 void fake_nvml_idle(int i) { cards[i].busy = 0; }
 
 static void defaults(Card *c) {

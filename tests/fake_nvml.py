@@ -41,6 +41,7 @@ class FakeDriver:
         self.library = ctypes.PyDLL(str(library))  # keeps the interpreter's lock: the driver is not made for threads
         self.library.fake_nvml_joules.restype = ctypes.c_double
         self.library.fake_nvml_advance.argtypes = [ctypes.c_double]
+        self.library.fake_nvml_draw.argtypes = [ctypes.c_int, ctypes.c_double]
         self._script = library.with_name(f"script-{id(self)}")
 
     @contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,15 @@ class Visit:
     seconds: Floats
 
 
+@runtime_checkable
+class Repeats(Protocol):
+    """A session that can do many runs without waiting for each: what a meter of energy wants to see."""
+
+    def repeat(self, feed: Mapping[str, Array]) -> Callable[[int], None]:
+        """Does so many runs, and returns when the device has finished the last one."""
+        ...
+
+
 class Stage:
     """A network that is built and ready to be visited."""
 
@@ -72,8 +81,12 @@ class Stage:
         warmup = int(np.clip(ceil(WARM_S / self._once_s), 1, COLDEST))
         return self.session.time(self._feed, StoppingRule(min_samples=runs, max_samples=runs, warmup=warmup)).seconds
 
-    def work(self, runs: int) -> None:
-        """So many runs in a row, for a meter of energy; the device has finished them when this returns."""
+    @cached_property
+    def work(self) -> Callable[[int], None]:
+        """So many runs in a row, for a meter of energy; the device has finished them when it returns."""
+        return self.session.repeat(self._feed) if isinstance(self.session, Repeats) else self._one_by_one
+
+    def _one_by_one(self, runs: int) -> None:
         if runs == 1:
             self.session.run(self._feed)  # a rule for samples wants two
         else:

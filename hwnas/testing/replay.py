@@ -17,6 +17,7 @@ from hwnas.ir import Graph, KernelCall
 from hwnas.ir.node import Array
 from hwnas.profiling import NetworkRecord
 from hwnas.runtimes.base import KernelTime, Model, Runtime
+from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.samples import Samples, StoppingRule, sample
 
 _WEIGHTS_SEED = 0
@@ -122,6 +123,8 @@ class ReplayRuntime:
         version: of its library.
         threads: with which it was recorded.
         precisions: that it builds.
+        fusions: what it fuses; usual ones by default.
+        call_s: what an empty call costs, in s.
     """
 
     def __init__(
@@ -132,12 +135,20 @@ class ReplayRuntime:
         version: str = "1",
         threads: int = 1,
         precisions: Sequence[str] = ("fp32",),
+        fusions: Fusions | None = None,
+        call_s: float = 0.0,
     ) -> None:
         self.name = name
         self.version = version
         self.threads = threads
         self._recorded = recorded
         self._precisions = tuple(precisions)
+        self.fusions = fusions or Fusions()
+        self._call_s = call_s
+
+    def call_s(self) -> float:
+        """What it was told."""
+        return self._call_s
 
     def build(self, model: Model, *, precision: str = "fp32") -> ReplaySession:
         """A session for a graph, serialised ONNX, or a file.
