@@ -13,7 +13,8 @@ from hwnas.cli import options
 from hwnas.units import format_bytes, format_fraction, format_seconds
 
 if TYPE_CHECKING:
-    from hwnas.workflows.kernels import Benched, Built, Uses
+    from hwnas.workflows.kernels import Built, Uses
+    from hwnas.workflows.kernels_bench import Benched
 
 ARCHS = ("sm80", "sm90", "sm100")
 
@@ -88,9 +89,7 @@ def _print_built(found: list[Built], triton: str) -> None:
         usage = built.code.usage
         spilled = usage.spill_store_bytes + usage.spill_load_bytes
         row = (built.kernel, built.case.name, built.precision, built.arch, f"{built.code.threads}", f"{usage.registers}")
-        table.add_row(
-            *row, f"{usage.shared_bytes} B", f"{spilled} B" if spilled else "none", format_bytes(len(built.code.cubin))
-        )
+        table.add_row(*row, f"{usage.shared_bytes} B", f"{spilled} B" if spilled else "none", format_bytes(len(built.code.cubin)))
     console = options.console()
     console.print(table)
     console.print(f"triton {triton}; compiled, not run")
@@ -153,8 +152,8 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure the kernels against the runtime's own on a card, and say whether they pay (on a network, where one is given)."""
-    from hwnas.workflows.kernels import bench as run
     from hwnas.workflows.kernels import network
+    from hwnas.workflows.kernels_bench import bench as run
 
     given = model is not None or space is not None or genotype is not None
     graph = network(model=model, space=space, genotype=genotype, batch=batch) if given else None

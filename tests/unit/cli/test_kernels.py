@@ -10,7 +10,7 @@ from commands import invoke
 from hwnas.cli.kernels import print_benched
 from hwnas.kernels import Tuning, find
 from hwnas.runtimes.samples import Ratio
-from hwnas.workflows.kernels import Benched, Timing
+from hwnas.workflows.kernels_bench import Benched, Timing
 
 
 def test_list() -> None:

@@ -20,8 +20,10 @@ from hwnas.ir import Graph, GraphBuilder
 from hwnas.ir.onnx import save
 from hwnas.kernels import Case, KernelSource, Tuning, find
 from hwnas.runtimes.samples import Ratio
-from hwnas.workflows import kernels
-from hwnas.workflows.kernels import LAUNCHES, Bench, Benched, Timing, bench, build, find_uses, measure, network, uses
+from hwnas.workflows import kernels_bench
+from hwnas.workflows.kernels import build, find_uses, network, uses
+from hwnas.workflows.kernels_bench import LAUNCHES, Bench, Benched, Timing, bench, measure
+from hwnas.workflows.predict import load_predictor
 
 
 class FakeBench(Bench):
@@ -139,7 +141,7 @@ def test_shares_of_the_predicted_time(tmp_path: Path) -> None:
     graph = space.graph(space.reference())
     found = find_uses(Workspace.at(tmp_path), graph, device="a100", batch=1)
     inside = {node for use in found.uses for nodes in use.places for node in nodes}
-    predictor = kernels.load_predictor(Workspace.at(tmp_path), "a100", threads=1, batch=1)
+    predictor = load_predictor(Workspace.at(tmp_path), "a100", threads=1, batch=1)
     expected = sum(kernel.share for kernel in predictor.explain(graph) if inside.issuperset(kernel.call.nodes))
     assert 0 < expected < 1
     assert sum(found.share(name) or 0 for name in {use.kernel for use in found.uses}) == pytest.approx(expected)
@@ -195,22 +197,24 @@ def test_measuring_needs_a_card() -> None:
 def test_the_card_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch counts cards in an order of its own, so the UUID decides; a card that torch does not see is said."""
     card = Card(index=0, name="NVIDIA H100 PCIe", uuid="GPU-aaaa-01", compute_capability=(9, 0), memory_bytes=80 * 2**30, mig=False)
-    monkeypatch.setattr(kernels, "find_device", lambda _: NvidiaDevice(card, catalogue.entry("h100").part()))
+    monkeypatch.setattr(kernels_bench, "find_device", lambda _: NvidiaDevice(card, catalogue.entry("h100").part()))
     uuids, chosen = ["bbbb-02", "aaaa-01"], []
     cuda = SimpleNamespace(
         device_count=lambda: len(uuids), get_device_properties=lambda i: SimpleNamespace(uuid=uuids[i]), set_device=chosen.append
     )
-    monkeypatch.setattr(kernels, "require", lambda *_: SimpleNamespace(cuda=cuda, __version__="9"))
-    assert "NVIDIA H100 PCIe, torch 9, triton 9, fp16, against torch compiled" in kernels.CudaBench.of("h100", "fp16", "compile").where
+    monkeypatch.setattr(kernels_bench, "require", lambda *_: SimpleNamespace(cuda=cuda, __version__="9"))
+    assert (
+        "NVIDIA H100 PCIe, torch 9, triton 9, fp16, against torch compiled" in kernels_bench.CudaBench.of("h100", "fp16", "compile").where
+    )
     assert chosen == [1]
     uuids.pop()
     with pytest.raises(DeviceUnavailable, match="'h100' is here, but torch 9 sees 1 cards and not this one"):
-        kernels.CudaBench.of("h100", "fp16", "compile")
+        kernels_bench.CudaBench.of("h100", "fp16", "compile")
 
 
 def test_a_network_without_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused instead of measured."""
-    monkeypatch.setattr(kernels.CudaBench, "of", lambda *_: FakeBench({}, 1.0))
+    monkeypatch.setattr(kernels_bench.CudaBench, "of", lambda *_: FakeBench({}, 1.0))
     b = GraphBuilder("plain")
     with pytest.raises(UsageError, match="network 'plain' has no place for"):
         bench(b.finish(b.conv(b.input("x", (1, 4, 5, 5)), 4)), device="a100", precision="fp16", baseline="eager")
