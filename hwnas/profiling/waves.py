@@ -226,17 +226,16 @@ class Pooled:
 
     @cached_property
     def latency_s(self) -> float:
-        """p10 in s on the undisturbed machine: the median of the calmer half of the visits, each p10 divided by its round's slowdown.
+        """p10 in s on the undisturbed machine: the median over the visits, each p10 divided by its round's slowdown.
 
-        A low quantile over all corrected samples would pick the rounds that were corrected too much.
+        What the rounds leave over differs from visit to visit as if drawn, so every visit counts, but none much; a low quantile would pick
+        the rounds that were corrected too much.
         """
         visits = []
         for number in np.unique(self.rounds):
             here = self.rounds == number
-            slow = float(self.slowdown[here][0])
-            visits.append((slow, float(np.quantile(self.samples.seconds[here], LOW_QUANTILE)) / slow))
-        calm = sorted(visits)[: len(visits) // 2 + 1]
-        return float(np.median([latency for _, latency in calm]))
+            visits.append(float(np.quantile(self.samples.seconds[here], LOW_QUANTILE)) / float(self.slowdown[here][0]))
+        return float(np.median(visits))
 
 
 Attend = Callable[[int, Callable[[], Floats]], Floats]
