@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from hwnas.errors import GraphError, did_you_mean
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, Node, TensorSpec, Weight
 from hwnas.ir.onnx_fold import FOLDABLE, Folder
-from hwnas.ir.onnx_forms import MAX_INLINE_BYTES, OPSETS, SCALAR_SLOTS, SLOTS, from_element_type
+from hwnas.ir.onnx_forms import OPSETS, SCALAR_SLOTS, SLOTS, from_element_type
 from hwnas.ir.onnx_translate import translate
 from hwnas.ir.ops import OPS, canonical, infer
 
+SMALL_WEIGHT = 1024  # elements
 OLDEST_OPSET = 7  # the oldest that onnx converts upwards
 _READABLE = frozenset(OPS) | FOLDABLE | {"Constant", "Dropout"}
 
@@ -72,8 +74,7 @@ def from_model(model: onnx.ModelProto, *, batch: int | None = None) -> Graph:
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         _check(model)
         raise GraphError(f"is damaged: {_one_line(error)}") from error
-    if sum(weight.spec.nbytes for weight in graph.weights.values()) <= MAX_INLINE_BYTES:  # the checker takes one protobuf message
-        _check(model)
+    _check(model)
     return graph
 
 
@@ -181,10 +182,32 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check(model: onnx.ModelProto) -> None:
+    """Has ONNX's own checker look at everything but the values of large weights.
+
+    It takes one protobuf message of 2 GB at most, and serialising the weights once more takes longer than all else.
+    """
     try:
-        checker.check_model(model, full_check=True)
+        checker.check_model(_light(model), full_check=True)
     except (checker.ValidationError, shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise GraphError(f"is not a valid ONNX model: {_one_line(error)}") from error
+
+
+def _light(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its large weights as inputs of the same type."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph, whole = light.graph, model.graph
+    graph.name = whole.name
+    graph.node.extend(whole.node)
+    graph.input.extend(whole.input)
+    graph.output.extend(whole.output)
+    graph.value_info.extend(whole.value_info)
+    given = {value.name for value in whole.input}
+    for tensor in whole.initializer:
+        if prod(tensor.dims) <= SMALL_WEIGHT:  # it may be a shape, which the checker follows
+            graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return light
 
 
 def _array(tensor: onnx.TensorProto, what: str) -> Array:
