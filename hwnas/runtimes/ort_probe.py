@@ -18,6 +18,7 @@ from hwnas.runtimes.ort_habits import HABITS, IMAGE, MATRIX, PLAIN_CHANNELS, Bui
 from hwnas.runtimes.samples import StoppingRule
 
 if TYPE_CHECKING:
+    from hwnas.runtimes.base import Runtime
     from hwnas.runtimes.ort import OrtRuntime
 
 BLOCKED_CHANNELS = 16  # whole blocks of every size in use
@@ -50,7 +51,7 @@ def fusions(runtime: OrtRuntime) -> Fusions:
     )
 
 
-def call_overhead_s(runtime: OrtRuntime) -> float:
+def call_overhead_s(runtime: Runtime) -> float:
     """What a call costs that computes next to nothing: p10 of one Identity on one element, in s."""
     builder = GraphBuilder("empty")
     graph = builder.finish(builder.op("Relu", [builder.input("x", (1, 1))]))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 
+from hwnas.devices import Device
+from hwnas.devices import registry as devices
+from hwnas.devices.nvidia import NvidiaDevice
+from hwnas.devices.nvml import Card
 from hwnas.errors import HwnasError, UsageError, did_you_mean
 from hwnas.ir import Graph, KernelCall
-from hwnas.runtimes import eager, ort_int8_fusion
+from hwnas.runtimes import eager, ort_int8_fusion, trt_fusion
 from hwnas.runtimes.base import Runtime
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_fusion import fuse
@@ -31,39 +35,96 @@ class Status:
     problem: str
 
 
-def _onnxruntime(threads: int) -> Runtime:
+def _onnxruntime(threads: int, _: Device | None = None) -> Runtime:
     from hwnas.runtimes.ort import OrtRuntime
 
     return OrtRuntime(threads)
 
 
-_MAKERS: Mapping[str, Callable[[int], Runtime]] = {"onnxruntime-cpu": _onnxruntime}
+def _onnxruntime_gpu(name: str, threads: int, device: Device | None = None) -> Runtime:
+    from hwnas.runtimes.ort_gpu import OrtGpuRuntime
+
+    return OrtGpuRuntime(name, _card(device))
+
+
+def _tensorrt(threads: int, device: Device | None = None) -> Runtime:
+    from hwnas.runtimes.trt import TrtRuntime
+
+    return TrtRuntime(_card(device))
+
+
+def _card(device: Device | None) -> Card | None:
+    return device.card if isinstance(device, NvidiaDevice) else None
+
+
+def _onnxruntime_gpu_version(name: str) -> str:
+    from hwnas.runtimes.ort_gpu import check
+
+    return check(name)
+
+
+def _tensorrt_version() -> str:
+    from hwnas.runtimes.trt import check
+
+    return check()
+
+
+CPU, TENSORRT, CUDA, CUDA_TENSORRT = "onnxruntime-cpu", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"
 EAGER = "torch-eager"  # PyTorch, not compiled: predicted, not driven
+_MAKERS: Mapping[str, Callable[..., Runtime]] = {
+    CPU: _onnxruntime,
+    TENSORRT: _tensorrt,
+    CUDA: partial(_onnxruntime_gpu, CUDA),
+    CUDA_TENSORRT: partial(_onnxruntime_gpu, CUDA_TENSORRT),
+}
+_VERSIONS: Mapping[str, Callable[[], str]] = {
+    CPU: lambda: make(CPU, 1).version,
+    TENSORRT: _tensorrt_version,
+    CUDA: partial(_onnxruntime_gpu_version, CUDA),
+    CUDA_TENSORRT: partial(_onnxruntime_gpu_version, CUDA_TENSORRT),
+}
 _FUSERS: Mapping[tuple[str, str], Fuser] = {
-    ("onnxruntime-cpu", "fp32"): fuse,
-    ("onnxruntime-cpu", "int8"): ort_int8_fusion.fuse,
+    (CPU, "fp32"): fuse,
+    (CPU, "int8"): ort_int8_fusion.fuse,
+    (CUDA, "fp32"): fuse,
+    **{(TENSORRT, precision): one for precision, one in trt_fusion.FUSERS.items()},
     (EAGER, "fp32"): eager.fuse,
 }
-_DEFAULT = {"cpu": "onnxruntime-cpu"}
 
 
-def make(name: str, threads: int) -> Runtime:
+def make(name: str, threads: int, device: Device | None = None) -> Runtime:
     """The runtime of that name.
+
+    Args:
+        name: of the runtime.
+        threads: that compute, where it computes on the processor.
+        device: to run on; the first of its kind unless given.
 
     Raises:
         UsageError: hwnas has no such runtime.
         MissingExtraError: its library is not installed.
+        DeviceUnavailable: it needs a card, and there is none.
     """
     if name not in _MAKERS:
         raise UsageError(f"unknown runtime '{name}'{did_you_mean(name, _MAKERS)}; this version has: {', '.join(_MAKERS)}")
-    return _MAKERS[name](threads)
+    return _MAKERS[name](threads) if device is None else _MAKERS[name](threads, device)
+
+
+def choices(device: str) -> tuple[str, ...]:
+    """The runtimes that measure a device; the first one unless another is asked for.
+
+    Raises:
+        UsageError: hwnas knows no such device.
+    """
+    if device == devices.CPU:
+        return (CPU,)
+    devices.check_name(device)
+    return (TENSORRT, CUDA, CUDA_TENSORRT)
 
 
 def default(device: str) -> str:
-    """The runtime that measures a device unless another is asked for."""
-    if device not in _DEFAULT:
-        raise UsageError(f"this version of hwnas has no runtime for '{device}'; it measures: {', '.join(_DEFAULT)}")
-    return _DEFAULT[device]
+    """The runtime that measures a device unless another is asked for; raises as `choices`."""
+    return choices(device)[0]
 
 
 def fuser(name: str, precision: str = "fp32") -> Fuser:
@@ -78,20 +139,12 @@ def fuser(name: str, precision: str = "fp32") -> Fuser:
     return _FUSERS[name, precision]
 
 
-def _tensorrt() -> Status:
-    """TensorRT, which this version knows of and does not drive."""
-    problem = "this version of hwnas does not drive it yet"
-    if find_spec("tensorrt") is None:
-        problem = f"not installed (pip install 'hwnas[tensorrt]', on a machine with an NVIDIA driver); {problem}"
-    return Status(name="tensorrt", version="", problem=problem)
-
-
 def statuses() -> tuple[Status, ...]:
-    """Every runtime with its version, or why it does not work here."""
-    found = [_tensorrt()]
-    for name, maker in _MAKERS.items():
+    """Every runtime with its version, or why it does not work here; those that work come first."""
+    found = []
+    for name, version in _VERSIONS.items():
         try:
-            found.append(Status(name=name, version=maker(1).version, problem=""))
+            found.append(Status(name=name, version=version(), problem=""))
         except HwnasError as error:
             found.append(Status(name=name, version="", problem=str(error)))
     return tuple(sorted(found, key=lambda status: bool(status.problem)))

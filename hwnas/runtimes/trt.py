@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,7 +19,7 @@ from hwnas.assets import Workspace
 from hwnas.devices import nvml
 from hwnas.devices.nvml import Card
 from hwnas.errors import DeviceUnavailable, GraphError, UsageError, one_line, require
-from hwnas.ir import Graph, GraphBuilder, KernelCall
+from hwnas.ir import Graph, KernelCall
 from hwnas.ir.fold import fold
 from hwnas.ir.node import Array
 from hwnas.ir.onnx import from_model, load
@@ -28,6 +29,7 @@ from hwnas.runtimes.base import KernelTime, Model
 from hwnas.runtimes.cuda import Buffer, Cuda, Stream
 from hwnas.runtimes.fusions import UNFUSED, Fusions
 from hwnas.runtimes.ort_int8 import Range
+from hwnas.runtimes.ort_probe import call_overhead_s
 from hwnas.runtimes.samples import Samples, StoppingRule, sample
 from hwnas.runtimes.trt_build import Engine, Options
 from hwnas.runtimes.trt_kernels import Written, attribute
@@ -41,7 +43,6 @@ WARMUP = 3  # profiled runs that do not count
 LEAST_S = 1e-9  # of a layer that the profiler does not tell, or tells as 0
 CACHES = ("caches", "tensorrt")
 _WEIGHTS_SEED = 0
-_RULE = StoppingRule(relative_error=0.01, min_samples=200, max_seconds=0.5)
 
 
 class Builder(Protocol):
@@ -226,14 +227,26 @@ class TrtRuntime:
         return UNFUSED
 
     def call_s(self) -> float:
-        """p10 of a network of one element-wise operator on one element, in s."""
-        builder = GraphBuilder("empty")
-        graph = builder.finish(builder.op("Relu", [builder.input("x", (1, 1))]))
-        return self.build(graph).time(graph.random_inputs(np.random.default_rng(0)), _RULE).p10_s
+        """What a call costs that computes next to nothing, in s."""
+        return call_overhead_s(self)
 
     def _build(self, model: bytes, options: Options) -> Engine:
         caches = self._caches or Workspace.at().home.joinpath(*CACHES)
         return trt_build.build(model, options, caches=caches, device=self.card.name, environment=cuda_api.only(self.card, os.environ))
+
+
+def check() -> str:
+    """The version of TensorRT, if it can be driven here; it is not loaded.
+
+    Raises:
+        MissingExtraError: it or CUDA's client is not installed.
+        DeviceUnavailable: there is no driver or no card.
+    """
+    trt_build.check_installed("tensorrt")
+    version = metadata.version("tensorrt")
+    first_card()
+    require("cuda.bindings.runtime", "tensorrt")
+    return version
 
 
 def first_card() -> Card:

@@ -2,9 +2,9 @@
 
 TensorRT times alternatives when it builds an engine, so what it fuses depends on the card and the version. Foretold is what its developer
 guide says of layer fusion, as far as that is a rule: a convolution with its normalisation, a residual that is added in place, and
-element-wise operators of one input after it; a fully connected layer with its bias and activation; chains of element-wise operators; reshapes
-cost nothing. Copies into other layouts, blocks that are compiled as a whole and attention in one kernel are not foretold. A profile of a real
-card holds the kernels that the card really ran.
+element-wise operators of one input after it; a fully connected layer with its bias and activation; chains of element-wise operators;
+reshapes cost nothing. Copies into other layouts, blocks that are compiled as a whole and attention in one kernel are not foretold. A
+profile of a real card holds the kernels that the card really ran.
 """
 
 from __future__ import annotations
@@ -16,12 +16,44 @@ from hwnas.ir.cost import VIEWS
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.trt_kernels import PRODUCTS, kernel_of
 
-_ONE_INPUT = frozenset(
-    "Abs Ceil Clip Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg Reciprocal Relu Round Selu Sigmoid Sin Softplus "
-    "Softsign Sqrt Tanh".split()
+_ELEMENTWISE = frozenset(
+    {
+        "Abs",
+        "Add",
+        "Ceil",
+        "Clip",
+        "Div",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Log",
+        "Max",
+        "Min",
+        "Mish",
+        "Mul",
+        "Neg",
+        "PRelu",
+        "Pow",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Sigmoid",
+        "Sin",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "Where",
+    }
 )
-_MORE_INPUTS = frozenset("Add Div Max Min Mul Pow PRelu Sub Sum Where".split())
-_ELEMENTWISE = _ONE_INPUT | _MORE_INPUTS
 _IN_PLACE = frozenset({"Add", "Sum"})
 
 
@@ -66,7 +98,11 @@ def _joins(graph: Graph, node: Node, found: list[list[Node]], group_of: dict[str
         return None
     if lead.op in PRODUCTS and len(writers) > 1:  # a residual: TensorRT adds one of the same shape in place
         same = all(graph.specs[value] == graph.specs[node.outputs[0]] for value in node.inputs)
-        return place if node.op in _IN_PLACE and same and not any(one.op in _IN_PLACE and _dynamic(graph, one) for one in found[place]) else None
+        return (
+            place
+            if node.op in _IN_PLACE and same and not any(one.op in _IN_PLACE and _dynamic(graph, one) for one in found[place])
+            else None
+        )
     return place
 
 

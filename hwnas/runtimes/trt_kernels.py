@@ -77,6 +77,7 @@ class _Group:
 
     nodes: set[str]
     precision: str
+    served: frozenset[str]  # nodes whose Cast, Q and DQ are in the same layer
 
 
 def kernel_of(graph: Graph, names: Iterable[str], precision: str) -> KernelCall:
@@ -148,7 +149,8 @@ class _Reading:
         named = self._named(layer)
         own = [name for name in named if name not in self._owner]
         if own:
-            group = _Group(set(own), layer.precision)
+            serves = self._written.serves
+            group = _Group(set(own), layer.precision, frozenset(serves[name] for name in layer.origins if name in serves))
             self.groups.append(group)
             self._owner.update(dict.fromkeys(own, group))
             self._group_of[layer.name] = group
@@ -196,8 +198,12 @@ class _Reading:
 
     def _call(self, group: _Group, precisions: Mapping[str, str]) -> KernelCall:
         call = kernel_of(self._graph, group.nodes, "")
-        lead = next((name for name in call.nodes if self._graph.nodes[self._graph.positions[name]].op == call.kernel.op), call.nodes[0])
-        precision = group.precision if group.precision in PRECISIONS else precisions.get(lead, "fp32")
+        ops = {name: self._graph.nodes[self._graph.positions[name]].op for name in call.nodes}
+        leads = PRODUCTS if call.kernel.op == BLOCK else {call.kernel.op}
+        lead = next(name for name, op in ops.items() if op in leads)
+        asked = precisions.get(lead, "fp32")
+        narrow = asked == "int8" and lead in group.served  # it dequantises its own operands
+        precision = asked if narrow or group.precision not in PRECISIONS else group.precision
         return replace(call, kernel=replace(call.kernel, precision=precision))
 
     def _copy(self, layer: LayerRecord, layers: Sequence[LayerRecord], found: Mapping[str, KernelCall]) -> KernelCall | None:

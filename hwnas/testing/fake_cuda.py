@@ -1,10 +1,10 @@
 """CUDA without a card: memory is the machine's own, and time passes only with the work that is queued.
 
-Stands in for `cuda.bindings.runtime`, with the functions that hwnas uses and their return values: a tuple of an error and what is asked for.
-Work waits in its stream until somebody synchronises, so code that forgets to is found.
+Stands in for `cuda.bindings.runtime`, with the functions that hwnas uses; each returns a tuple of an error and what is asked for. Work waits
+in its stream until somebody synchronises, so code that forgets to is found.
 """
 
-# ruff: noqa: N801, N802, N803  (every name is as CUDA has it)
+# ruff: noqa: N802, N803, N815  (every name is as CUDA has it)
 from __future__ import annotations
 
 import ctypes
@@ -19,7 +19,7 @@ import numpy as np
 Op = Callable[[], None]
 
 
-class cudaError_t(IntEnum):
+class Error(IntEnum):
     """The errors that this stand-in gives."""
 
     cudaSuccess = 0
@@ -31,24 +31,24 @@ class cudaError_t(IntEnum):
     cudaErrorStreamCaptureInvalidated = 901
 
 
-class cudaMemcpyKind(IntEnum):
+class CopyKind(IntEnum):
     """Which way a copy goes."""
 
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
 
 
-class cudaStreamCaptureMode(IntEnum):
+class CaptureMode(IntEnum):
     """What else may happen while a stream is captured."""
 
     cudaStreamCaptureModeThreadLocal = 1
 
 
 _WORDS = {
-    cudaError_t.cudaErrorNoDevice: b"no CUDA-capable device is detected",
-    cudaError_t.cudaErrorMemoryAllocation: b"out of memory",
-    cudaError_t.cudaErrorStreamCaptureUnsupported: b"operation not permitted when stream is capturing",
-    cudaError_t.cudaErrorStreamCaptureInvalidated: b"operation failed due to a previous error during capture",
+    Error.cudaErrorNoDevice: b"no CUDA-capable device is detected",
+    Error.cudaErrorMemoryAllocation: b"out of memory",
+    Error.cudaErrorStreamCaptureUnsupported: b"operation not permitted when stream is capturing",
+    Error.cudaErrorStreamCaptureInvalidated: b"operation failed due to a previous error during capture",
 }
 
 
@@ -87,9 +87,9 @@ class FakeCuda:
         current: the card in use.
     """
 
-    cudaError_t = cudaError_t
-    cudaMemcpyKind = cudaMemcpyKind
-    cudaStreamCaptureMode = cudaStreamCaptureMode
+    cudaError_t = Error
+    cudaMemcpyKind = CopyKind
+    cudaStreamCaptureMode = CaptureMode
     cudaStreamNonBlocking = 1
 
     def __init__(self, uuids: Sequence[str] = ("0a" * 16,), *, captures: bool = True, memory_bytes: int = 2**30) -> None:
@@ -110,111 +110,111 @@ class FakeCuda:
         (stream.queue if stream.capture is None else stream.capture).append(op)
         return True
 
-    def cudaGetErrorString(self, error: cudaError_t) -> tuple[cudaError_t, bytes]:
+    def cudaGetErrorString(self, error: Error) -> tuple[Error, bytes]:
         """An error in words."""
-        return cudaError_t.cudaSuccess, _WORDS.get(error, b"invalid argument")
+        return Error.cudaSuccess, _WORDS.get(error, b"invalid argument")
 
-    def cudaGetLastError(self) -> tuple[cudaError_t]:
+    def cudaGetLastError(self) -> tuple[Error]:
         """Forgets an error."""
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaGetDeviceCount(self) -> tuple[cudaError_t, int | None]:
+    def cudaGetDeviceCount(self) -> tuple[Error, int | None]:
         """How many cards there are."""
-        return (cudaError_t.cudaSuccess, len(self._uuids)) if self._uuids else (cudaError_t.cudaErrorNoDevice, None)
+        return (Error.cudaSuccess, len(self._uuids)) if self._uuids else (Error.cudaErrorNoDevice, None)
 
-    def cudaGetDeviceProperties(self, device: int) -> tuple[cudaError_t, Any]:
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Error, Any]:
         """What a card is; its UUID alone."""
-        return cudaError_t.cudaSuccess, SimpleNamespace(uuid=SimpleNamespace(bytes=self._uuids[device]))
+        return Error.cudaSuccess, SimpleNamespace(uuid=SimpleNamespace(bytes=self._uuids[device]))
 
-    def cudaSetDevice(self, device: int) -> tuple[cudaError_t]:
+    def cudaSetDevice(self, device: int) -> tuple[Error]:
         """Chooses a card."""
         self.current = device
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaMalloc(self, size: int) -> tuple[cudaError_t, int | None]:
+    def cudaMalloc(self, size: int) -> tuple[Error, int | None]:
         """Memory; what was in it before is anything but zeros."""
         if sum(block.nbytes for block in self.blocks.values()) + size > self._memory_bytes:
-            return cudaError_t.cudaErrorMemoryAllocation, None
+            return Error.cudaErrorMemoryAllocation, None
         block = np.full(size, 0xA5, np.uint8)
         self.blocks[block.ctypes.data] = block
-        return cudaError_t.cudaSuccess, block.ctypes.data
+        return Error.cudaSuccess, block.ctypes.data
 
-    def cudaFree(self, devPtr: int) -> tuple[cudaError_t]:
+    def cudaFree(self, devPtr: int) -> tuple[Error]:
         """Takes memory back, once whatever uses it is done."""
         for stream in self._streams.values():
             self._drain(stream)
         known = self.blocks.pop(devPtr, None) is not None
-        return (cudaError_t.cudaSuccess if known else cudaError_t.cudaErrorInvalidValue,)
+        return (Error.cudaSuccess if known else Error.cudaErrorInvalidValue,)
 
-    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: cudaMemcpyKind, stream: FakeStream) -> tuple[cudaError_t]:
+    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: CopyKind, stream: FakeStream) -> tuple[Error]:
         """Queues a copy."""
-        on_card = dst if kind == cudaMemcpyKind.cudaMemcpyHostToDevice else src
+        on_card = dst if kind == CopyKind.cudaMemcpyHostToDevice else src
         if on_card not in self.blocks or self.blocks[on_card].nbytes < count:
-            return (cudaError_t.cudaErrorInvalidValue,)
+            return (Error.cudaErrorInvalidValue,)
 
         def copy() -> None:
             ctypes.memmove(dst, src, count)
 
         taken = self.queue(stream.handle, copy)
-        return (cudaError_t.cudaSuccess if taken else cudaError_t.cudaErrorStreamCaptureUnsupported,)
+        return (Error.cudaSuccess if taken else Error.cudaErrorStreamCaptureUnsupported,)
 
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[cudaError_t, FakeStream]:
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Error, FakeStream]:
         """A new stream."""
         stream = FakeStream(handle=len(self._streams) + 1)
         self._streams[stream.handle] = stream
-        return cudaError_t.cudaSuccess, stream
+        return Error.cudaSuccess, stream
 
-    def cudaStreamDestroy(self, stream: FakeStream) -> tuple[cudaError_t]:
+    def cudaStreamDestroy(self, stream: FakeStream) -> tuple[Error]:
         """Lets go of a stream; what is in it is still done."""
         self._drain(stream)
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaStreamSynchronize(self, stream: FakeStream) -> tuple[cudaError_t]:
+    def cudaStreamSynchronize(self, stream: FakeStream) -> tuple[Error]:
         """Waits for all work of a stream."""
         if stream.capture is not None:
-            return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
+            return (Error.cudaErrorStreamCaptureUnsupported,)
         self._drain(stream)
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaStreamBeginCapture(self, stream: FakeStream, mode: cudaStreamCaptureMode) -> tuple[cudaError_t]:
+    def cudaStreamBeginCapture(self, stream: FakeStream, mode: CaptureMode) -> tuple[Error]:
         """From now on work is written down, not done."""
         stream.capture = []
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaStreamEndCapture(self, stream: FakeStream) -> tuple[cudaError_t, list[Op] | None]:
+    def cudaStreamEndCapture(self, stream: FakeStream) -> tuple[Error, list[Op] | None]:
         """What was written down."""
         graph, stream.capture = stream.capture, None
-        return (cudaError_t.cudaSuccess, graph) if self._captures else (cudaError_t.cudaErrorStreamCaptureInvalidated, None)
+        return (Error.cudaSuccess, graph) if self._captures else (Error.cudaErrorStreamCaptureInvalidated, None)
 
-    def cudaGraphInstantiate(self, graph: list[Op], flags: int) -> tuple[cudaError_t, list[Op]]:
+    def cudaGraphInstantiate(self, graph: list[Op], flags: int) -> tuple[Error, list[Op]]:
         """What was written down, ready to run."""
-        return cudaError_t.cudaSuccess, list(graph)
+        return Error.cudaSuccess, list(graph)
 
-    def cudaGraphLaunch(self, graphExec: list[Op], stream: FakeStream) -> tuple[cudaError_t]:
+    def cudaGraphLaunch(self, graphExec: list[Op], stream: FakeStream) -> tuple[Error]:
         """Queues all of it."""
         self.launches += 1
         stream.queue.extend(graphExec)
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaGraphDestroy(self, graph: list[Op]) -> tuple[cudaError_t]:
+    def cudaGraphDestroy(self, graph: list[Op]) -> tuple[Error]:
         """Lets go of what was written down; what was made ready of it stays."""
         graph.clear()
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaGraphExecDestroy(self, graphExec: list[Op]) -> tuple[cudaError_t]:
+    def cudaGraphExecDestroy(self, graphExec: list[Op]) -> tuple[Error]:
         """Lets go of it."""
         graphExec.clear()
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaEventCreate(self) -> tuple[cudaError_t, FakeEvent]:
+    def cudaEventCreate(self) -> tuple[Error, FakeEvent]:
         """A new event."""
-        return cudaError_t.cudaSuccess, FakeEvent()
+        return Error.cudaSuccess, FakeEvent()
 
-    def cudaEventDestroy(self, event: FakeEvent) -> tuple[cudaError_t]:
+    def cudaEventDestroy(self, event: FakeEvent) -> tuple[Error]:
         """Lets go of an event."""
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaEventRecord(self, event: FakeEvent, stream: FakeStream) -> tuple[cudaError_t]:
+    def cudaEventRecord(self, event: FakeEvent, stream: FakeStream) -> tuple[Error]:
         """Queues a look at the time."""
         event.stream, event.at_ms = stream, None
 
@@ -222,19 +222,19 @@ class FakeCuda:
             event.at_ms = self.now_ms
 
         stream.queue.append(look)
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaEventSynchronize(self, event: FakeEvent) -> tuple[cudaError_t]:
+    def cudaEventSynchronize(self, event: FakeEvent) -> tuple[Error]:
         """Waits until a stream got there."""
         if event.stream is not None:
             self._drain(event.stream)
-        return (cudaError_t.cudaSuccess,)
+        return (Error.cudaSuccess,)
 
-    def cudaEventElapsedTime(self, start: FakeEvent, end: FakeEvent) -> tuple[cudaError_t, float | None]:
+    def cudaEventElapsedTime(self, start: FakeEvent, end: FakeEvent) -> tuple[Error, float | None]:
         """Time between two events in ms; an error where a stream did not get there yet."""
         if start.at_ms is None or end.at_ms is None:
-            return cudaError_t.cudaErrorInvalidValue, None
-        return cudaError_t.cudaSuccess, end.at_ms - start.at_ms
+            return Error.cudaErrorInvalidValue, None
+        return Error.cudaSuccess, end.at_ms - start.at_ms
 
     @staticmethod
     def _drain(stream: FakeStream) -> None:

@@ -148,7 +148,7 @@ class _Layers:
 
     def _serves_alone(self, node: Any) -> bool:
         """A Cast is a layer; Q and DQ go into products, where they stand before one."""
-        return node.op_type == "Cast"
+        return bool(node.op_type == "Cast")
 
     def _quantisers(self, members: Sequence[Any]) -> list[Any]:
         found: list[Any] = []
@@ -271,7 +271,7 @@ class FakeTensorrt:
         self._cuda = cuda
         self._driver = driver
 
-    def Runtime(self, logger: ILogger) -> Runtime:  # noqa: N802  (a class of the module)
+    def Runtime(self, logger: Any) -> Runtime:  # noqa: N802  (a class of the module)
         """Loads engines; fails as pybind11 does where there is no driver."""
         if not self._driver:
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -340,11 +340,12 @@ class EngineInspector:
     """Tells the layers of an engine."""
 
     def __init__(self, layers: str) -> None:
-        self._layers = layers
+        self._layers: str = layers
 
     def get_engine_information(self, format: LayerInformationFormat) -> str:
         """All of them."""
-        assert format == LayerInformationFormat.JSON, "only JSON was recorded"
+        if format is not LayerInformationFormat.JSON:
+            raise ValueError("only JSON was recorded")
         return self._layers
 
 

@@ -6,9 +6,13 @@ import sys
 
 import pytest
 
-from hwnas.errors import MissingExtraError, UsageError
-from hwnas.runtimes import ort_int8_fusion, registry
+from hwnas.devices.nvidia import NvidiaDevice
+from hwnas.devices.nvml import Card
+from hwnas.errors import DeviceUnavailable, HwnasError, MissingExtraError, UsageError
+from hwnas.runtimes import ort_int8_fusion, registry, trt_fusion
 from hwnas.runtimes.ort_fusion import fuse
+
+GPU = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
 
 
 def test_a_runtime_by_name() -> None:
@@ -18,6 +22,12 @@ def test_a_runtime_by_name() -> None:
     assert (runtime.name, runtime.threads) == (name, 1)
     assert registry.fuser(name) is fuse
     assert registry.fuser(name, "int8") is ort_int8_fusion.fuse
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_is_foretold_in_every_precision(precision: str) -> None:
+    """Its kernels are told without the card."""
+    assert registry.fuser("tensorrt", precision) is trt_fusion.FUSERS[precision]
 
 
 def test_a_precision_whose_kernels_nobody_knows() -> None:
@@ -32,20 +42,43 @@ def test_an_unknown_runtime() -> None:
         registry.make("onnxruntime", 1)
 
 
-def test_a_device_without_a_runtime() -> None:
-    """A device that this version cannot measure is refused with those that it can."""
-    with pytest.raises(UsageError, match="no runtime for 'a100'; it measures: cpu"):
-        registry.default("a100")
+def test_devices_have_runtimes() -> None:
+    """TensorRT measures the cards of the catalogue unless ONNX Runtime is asked for; what is no device is refused."""
+    assert registry.default("a100") == "tensorrt"
+    assert registry.choices("h100") == GPU
+    assert registry.choices("cpu") == ("onnxruntime-cpu",)
+    with pytest.raises(UsageError, match="unknown device 'a10000'"):
+        registry.default("a10000")
 
 
 def test_statuses() -> None:
-    """A runtime that works says its version and no problem, and comes first; one that does not says why."""
-    status, other = registry.statuses()
-    assert status.name == "onnxruntime-cpu"
-    assert status.version
-    assert status.problem == ""
-    assert other.name == "tensorrt"
-    assert "does not drive it yet" in other.problem
+    """A runtime that works says its version and no problem, and comes first; one that does not says why in one line."""
+    first, *others = registry.statuses()
+    assert first.name == "onnxruntime-cpu"
+    assert first.version
+    assert first.problem == ""
+    assert {status.name for status in others} == set(GPU)
+    assert all("\n" not in status.problem and bool(status.problem) != bool(status.version) for status in others)
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_a_runtime_without_its_card_or_library(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no driver, making it is an error of one line, whatever is installed."""
+
+    def none() -> tuple[Card, ...]:
+        raise DeviceUnavailable("no NVIDIA driver (libnvidia-ml.so.1: not found); install one")
+
+    monkeypatch.setattr("hwnas.devices.nvml.cards", none)
+    with pytest.raises(HwnasError, match=r"has no (CUDA|Tensorrt)ExecutionProvider|no NVIDIA driver") as caught:
+        registry.make(name, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_runtime_gets_the_card_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device that was found is handed on as its card."""
+    card = Card(index=3, name="NVIDIA T4", uuid="GPU-3", compute_capability=(7, 5), memory_bytes=1, mig=None)
+    monkeypatch.setattr("hwnas.runtimes.trt.TrtRuntime", lambda card: card)
+    assert registry.make("tensorrt", 1, NvidiaDevice(card, None)) is card  # type: ignore[arg-type]
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ def test_settings() -> None:
         ("cpu", {"threads": 0}, "--threads must be at least 1, got 0"),
         ("cpu", {"batch": -2}, "--batch must be at least 1, got -2"),
         ("cpuu", {}, r"unknown device 'cpuu' \(did you mean 'cpu'\?\)"),
-        ("a100", {}, "no runtime for 'a100'"),
     ],
 )
 def test_settings_that_cannot_be(device: str, load: dict[str, int], message: str) -> None:
