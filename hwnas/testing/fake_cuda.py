@@ -1,6 +1,6 @@
 """CUDA without a card: memory is the machine's own, and time passes only with the work that is queued.
 
-Stands in for `cuda.bindings.runtime`, with the functions that hwnas uses; each returns a tuple of an error and what is asked for. Work waits
+Stands in for `cuda.bindings.runtime`, with the functions that hwnas uses; each returns an error and what is asked for. Work waits
 in its stream until somebody synchronises, so code that forgets to is found.
 """
 

@@ -312,7 +312,7 @@ class ICudaEngine:
 
     def get_tensor_name(self, index: int) -> str:
         """Name of one of them."""
-        return list(self._ends)[index]
+        return str(list(self._ends)[index])
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         """Whether it is read or written."""
