@@ -41,7 +41,7 @@ def device_and_runtime(
     """
     found = find(device)
     setting = setting_of(found.spec.name, runtime=runtime, threads=threads, batch=batch, precision=precision)
-    return found, registry.make(setting.runtime, threads), setting
+    return found, registry.make(setting.runtime, threads, found), setting
 
 
 def space_for(name: str, num_classes: int) -> spaces.SearchSpace:
