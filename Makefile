@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VENV_GPU := .venv-gpu
+STAMP_GPU := $(VENV_GPU)/.installed
 ZOO := $(VENV)/.installed-zoo
 
-.PHONY: demo test lint bench clean install
+.PHONY: demo test test-gpu lint bench clean install
 
 install: $(STAMP)
 
@@ -20,11 +22,21 @@ $(ZOO): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[zoo]'
 	touch $@
 
+# An environment of its own: onnxruntime and onnxruntime-gpu are one module, and so are xgboost-cpu and xgboost.
+$(STAMP_GPU): pyproject.toml
+	test -x $(VENV_GPU)/bin/python || $(PYTHON) -m venv $(VENV_GPU)
+	$(VENV_GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[gpu,tensorrt,triton,dev]'
+	touch $@
+
 demo: $(STAMP)
 	$(BIN)/python -m hwnas.cli demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -q --durations=10
+	$(BIN)/python -m pytest -n 2 -q --durations=10 -m 'not gpu'
+
+# The hardware suite, on a machine with an NVIDIA card; docs/gpu.md says what to look at.
+test-gpu: $(STAMP_GPU)
+	$(VENV_GPU)/bin/python -m pytest -q -rs -m gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -36,4 +48,4 @@ bench: $(ZOO)
 	for script in bench/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) $(VENV_GPU) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
