@@ -2,6 +2,8 @@
 
 python bench/predictor_cpu.py [--networks 60] [--max-time 90] [--case mobilenet ...]
 
+A run of some cases replaces their lines of the last run and leaves the others, each with its time.
+
 Every case is a space with a number of threads, a batch size and a precision; each is profiled, learned and checked on its own
 networks, all measured in one go. Rivals on the same networks in the same run, for one thread, batch 1 and fp32: FLOPs (a line
 fitted on the profiled networks), and kernels measured in isolation, each as a network of its own, for as long as profiling took:
@@ -12,16 +14,18 @@ both raw and scaled by their median error on 20 profiled networks.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import figures, publish
+from _common import RESULTS, figures, publish
 
 from hwnas import spaces
 from hwnas.assets import Workspace
@@ -38,7 +42,7 @@ from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.workflows.profile import profile
 
-VISITS = 20
+VISITS = 12
 KERNEL_RULE = StoppingRule(relative_error=0.01, min_samples=20, max_seconds=0.03)
 CALIBRATION = 20
 REPEATS = 15
@@ -199,17 +203,25 @@ def main() -> None:
     parser.add_argument("--case", nargs="*", help="words that a case's name must have, such as resnet or int8")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rows, facts = [], {}
     for case in CASES:
         if not options.case or any(word in case.name for word in options.case):
-            found, facts[case.name] = run(case, options.networks, options.max_time, options.seed)
-            rows += found
-            print(case.name, found[0], facts[case.name], flush=True)
+            found, facts = run(case, options.networks, options.max_time, options.seed)
+            print(case.name, found[0], facts, flush=True)
+            keep(case, found, {"when": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
+
+
+def keep(case: Case, found: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Puts the lines of a case into the results, in the order of the cases."""
+    path = RESULTS / "predictor_cpu.json"
+    last = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    rows = [row for row in last["rows"] if row["case"] != case.name] + found
+    known = {one.name: last[one.name] for one in CASES if one.name in last} | {case.name: facts}
+    order = {one.name: i for i, one in enumerate(CASES)}
     publish(
         "predictor_cpu",
-        f"{options.networks} held-out networks a case: predicted against measured p10, in the canaries' time",
-        rows,
-        **facts,
+        "held-out networks: predicted against measured p10, in the canaries' time",
+        sorted((row for row in rows if row["case"] in order), key=lambda row: order[row["case"]]),
+        **{name: known[name] for name in order if name in known},
     )
 
 
