@@ -122,15 +122,23 @@ class TrtSession:
 
         return work
 
+    def layers(self) -> str:
+        """What TensorRT's inspector says of the engine's layers, in JSON."""
+        return self._loaded.layers()
+
+    def layer_times(self, feed: Mapping[str, Array], runs: int) -> list[tuple[tuple[str, float], ...]]:
+        """For each of so many runs, layers with their times in s, as TensorRT's profiler tells them."""
+        self._load(feed)
+        watched = self._loaded.watched(self._addresses)
+        return [watched.run(self._stream.handle, self._stream.synchronise) for _ in range(WARMUP + runs)][WARMUP:]
+
     def kernels(self) -> tuple[KernelCall, ...]:
         """Every kernel in execution order, by the engine inspector."""
         return tuple(dict.fromkeys(self._calls().values()))
 
     def kernel_times(self, feed: Mapping[str, Array], runs: int) -> tuple[KernelTime, ...]:
         """Time of every kernel in context: the mean of the faster half of its runs by TensorRT's profiler, in s; no CUDA graph."""
-        self._load(feed)
-        watched = self._loaded.watched(self._addresses)
-        told = [watched.run(self._stream.handle, self._stream.synchronise) for _ in range(WARMUP + runs)][WARMUP:]
+        told = self.layer_times(feed, runs)
         calls = self._calls(tuple(name for run in told for name, _ in run))
         durations: dict[KernelCall, list[float]] = {call: [0.0] * runs for call in calls.values()}
         for i, run in enumerate(told):
@@ -139,7 +147,7 @@ class TrtSession:
         return tuple(KernelTime(call=call, seconds=max(LEAST_S, _undisturbed_s(values))) for call, values in durations.items())
 
     def _calls(self, names: Sequence[str] = ()) -> Mapping[str, KernelCall]:
-        return attribute(self.graph, self._written, from_inspector(self._loaded.layers()), self._precisions, names)
+        return attribute(self.graph, self._written, from_inspector(self.layers()), self._precisions, names)
 
     def _load(self, feed: Mapping[str, Array]) -> None:
         for name, spec in self.graph.inputs.items():

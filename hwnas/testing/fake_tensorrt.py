@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hwnas.errors import GraphError, one_line, require
+from hwnas.ir.node import Array
+from hwnas.runtimes.trt import TrtSession
 from hwnas.runtimes.trt_build import Engine, Options
 from hwnas.runtimes.trt_layers import from_inspector
 from hwnas.testing.fake_cuda import FakeCuda
@@ -56,6 +58,18 @@ class RecordedEngine:
         plain = json.loads(plan)
         times = tuple((str(name), float(ms)) for name, ms in plain["times_ms"])
         return cls(model=base64.b64decode(plain["model"]), layers=plain["layers"], times_ms=times)
+
+
+def record(session: TrtSession, model: bytes, feed: Mapping[str, Array]) -> RecordedEngine:
+    """An engine of a card, to be replayed elsewhere.
+
+    Args:
+        session: on the card.
+        model: that TensorRT was given.
+        feed: inputs for the run that is timed.
+    """
+    (times,) = session.layer_times(feed, runs=1)
+    return RecordedEngine(model=model, layers=session.layers(), times_ms=tuple((name, seconds * 1e3) for name, seconds in times))
 
 
 def made_up(model: bytes) -> RecordedEngine:

@@ -12,7 +12,7 @@ from hwnas.accuracy import data
 from hwnas.accuracy.train import Recipe
 from hwnas.assets import Workspace
 from hwnas.devices import Unavailable, find
-from hwnas.errors import DeviceUnavailable, UsageError
+from hwnas.errors import DeviceUnavailable, MissingExtraError, UsageError
 from hwnas.predict import Predictor
 from hwnas.runtimes import registry
 from hwnas.runtimes.base import Runtime
@@ -322,8 +322,9 @@ def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch
 def _runtime(options: SearchOptions) -> Runtime | None:
     """What measures the finalists, where the device is on this machine and this version can drive it."""
     try:
-        return registry.make(registry.default(find(options.device).spec.name), options.threads)
-    except (DeviceUnavailable, UsageError):
+        device = find(options.device)
+        return registry.make(registry.default(device.spec.name), options.threads, device)
+    except (DeviceUnavailable, MissingExtraError, UsageError):
         return None
 
 

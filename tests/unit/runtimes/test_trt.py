@@ -23,7 +23,7 @@ from hwnas.runtimes.trt_build import Engine, Options
 from hwnas.runtimes.trt_run import Loaded
 from hwnas.testing.conformance import GRAPHS, RuntimeConformance
 from hwnas.testing.fake_cuda import FakeCuda
-from hwnas.testing.fake_tensorrt import FakeBuilder, FakeTensorrt, RecordedEngine, made_up
+from hwnas.testing.fake_tensorrt import FakeBuilder, FakeTensorrt, RecordedEngine, made_up, record
 
 UUID = "GPU-0a0a0a0a-0a0a-0a0a-0a0a-0a0a0a0a0a0a"
 CARD = Card(index=0, name="NVIDIA A100-SXM4-40GB", uuid=UUID, compute_capability=(8, 0), memory_bytes=40 * 2**30, mig=False)
@@ -148,6 +148,19 @@ def test_a_layer_that_the_inspector_does_not_know_counts() -> None:
     times = session.kernel_times(graph.random_inputs(np.random.default_rng(0)), runs=3)
     assert sum(row.seconds for row in times) == pytest.approx(sum(ms for _, ms in odd.times_ms) / 1e3)
     assert [row.call for row in times] == list(session.kernels())
+
+
+def test_a_recorded_engine_is_replayed() -> None:
+    """What was recorded of a session makes one with the same kernels and times elsewhere."""
+    graph = GRAPHS["residual"]()
+    session, feed = session_of(graph, "int8")
+    model = model_of(graph, "int8")
+    engine = RecordedEngine.of(record(session, model, feed).plan())
+    cuda = FakeCuda()
+    again = TrtRuntime(CARD, trt=FakeTensorrt(cuda), api=cuda, builder=FakeBuilder({model: engine})).build(graph, precision="int8")
+    assert again.kernels() == session.kernels()
+    for one, other in zip(again.kernel_times(feed, runs=2), session.kernel_times(feed, runs=2), strict=True):
+        assert (one.call, one.seconds) == (other.call, pytest.approx(other.seconds))
 
 
 def test_an_engine_that_does_not_load_is_an_error() -> None:
