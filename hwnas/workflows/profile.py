@@ -37,6 +37,7 @@ from hwnas.profiling import (
 from hwnas.runtimes.base import Runtime
 from hwnas.search.lock import Lock
 from hwnas.workflows.context import clocks, device_and_runtime, roofline_of, versions
+from hwnas.workflows.foretold import as_foretold
 
 Start = Literal["new", "resume", "restart"]
 
@@ -264,7 +265,8 @@ class Job:
             self.store.save_energies(replace(measured, energies=found.measured, energy_reason=found.reason))
 
     def _look(self, train: Sequence[NetworkRecord], test: Sequence[NetworkRecord]) -> Look:
-        figures, quick = judge(train, test, roofline_of(self._empty))
+        asked, unseen = (as_foretold(networks, self.setting, self.space) for networks in (train, test))
+        figures, quick = judge(asked, unseen, roofline_of(self._empty))
 
         def worth(graphs: Sequence[Graph]) -> Sequence[float]:
             return [estimate.high / estimate.low for estimate in _predictor(self._empty, quick).estimate(graphs)]
@@ -304,7 +306,8 @@ def store_with(workspace: Workspace, setting: Setting, space: str | None = None)
 
 def learn(workspace: Workspace, measured: Profile) -> Predictor:
     """Fits a predictor to a profile and stores it in the workspace."""
-    predictor = _predictor(measured, fit(measured.networks, roofline_of(measured), families(measured)))
+    networks = as_foretold(measured.networks, measured.setting, measured.space)
+    predictor = _predictor(measured, fit(networks, roofline_of(measured), families(measured)))
     store.save(predictor, workspace.predictors)
     return store.load(workspace, measured.setting, measured.space)
 
@@ -323,7 +326,8 @@ def learn_energy(workspace: Workspace, measured: Profile) -> EnergyPredictor | U
             f"the energy of {len(measured.energies)} networks was measured{why}, and a predictor needs {LEAST_NETWORKS}; "
             f"go on with --resume --energy and more --energy-time"
         )
-    networks = [network for network in measured.networks if network.id in measured.energies]
+    foretold = as_foretold(measured.networks, measured.setting, measured.space)
+    networks = [network for network in foretold if network.id in measured.energies]
     energies = [measured.energies[network.id] for network in networks]
     records = [EnergyRecord.of(network, found.gross.joules, found.source) for network, found in zip(networks, energies, strict=True)]
     predictor = EnergyPredictor(
