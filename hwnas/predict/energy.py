@@ -48,11 +48,13 @@ class EnergyRecord:
         kernels: that it ran.
         joules: of one call.
         source: how it was measured, one of `SOURCES`; energies of different sources are different quantities.
+        seconds: that a call takes, where that was measured too.
     """
 
     kernels: tuple[Kernel, ...]
     joules: float
     source: str
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -67,7 +69,8 @@ class EnergyRecord:
     @classmethod
     def of(cls, network: NetworkRecord, joules: float, source: str) -> EnergyRecord:
         """A network of a profile, with the energy of one call in J."""
-        return cls(kernels=tuple(record.call.kernel for record in network.kernels), joules=joules, source=source)
+        kernels = tuple(record.call.kernel for record in network.kernels)
+        return cls(kernels=kernels, joules=joules, source=source, seconds=network.latency_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,15 +81,17 @@ class Loads:
         kinds: of kernels.
         amounts: operations, bytes and number of each kind's kernels, [networks, kinds, 3].
         context: bytes of all weights, bytes of the largest activation, [networks, 2].
+        seconds: that a call takes, measured or predicted, [networks]; None where nobody knows.
     """
 
     kinds: tuple[str, ...]
     amounts: Matrix
     context: Matrix
+    seconds: Matrix | None = None
 
     @classmethod
-    def of(cls, networks: Sequence[Sequence[Kernel]]) -> Loads:
-        """Of networks given by their kernels; every network needs at least one."""
+    def of(cls, networks: Sequence[Sequence[Kernel]], seconds: Matrix | None = None) -> Loads:
+        """Of networks given by their kernels, and what a call of each takes in s; every network needs at least one kernel."""
         counts = [Counter(kernels) for kernels in networks]
         kinds = sorted({describe(kernel).kind for network in counts for kernel in network})
         place = {kind: i for i, kind in enumerate(kinds)}
@@ -97,11 +102,12 @@ class Loads:
                 amounts[row, place[seen.kind]] += (times * seen.flops, times * seen.bytes, times)
                 context[row, 0] += times * seen.weight_bytes
                 context[row, 1] = max(context[row, 1], seen.activation_bytes)
-        return cls(tuple(kinds), amounts, context)
+        return cls(tuple(kinds), amounts, context, seconds)
 
     def take(self, networks: NDArray[np.int64]) -> Loads:
         """Some of the networks, by index."""
-        return Loads(self.kinds, self.amounts[networks], self.context[networks])
+        seconds = None if self.seconds is None else self.seconds[networks]
+        return Loads(self.kinds, self.amounts[networks], self.context[networks], seconds)
 
     def __len__(self) -> int:
         return len(self.context)
@@ -121,34 +127,49 @@ class Rates:
         shared: J per operation, per byte and per kernel, of kinds that were not measured.
         kinds: the same of each kind that was.
         per_call_j: J per call.
+        per_second_w: J per second of a call, whatever it does: a board that only waits draws most of what one does that is busy with small
+            networks. 0 where it was learned without knowing times.
     """
 
     shared: tuple[float, float, float]
     kinds: Mapping[str, tuple[float, float, float]]
     per_call_j: float
+    per_second_w: float = 0.0
 
     @classmethod
     def fit(cls, loads: Loads, joules: Matrix) -> Rates:
         """Non-negative least squares on relative errors, reweighted so that a disturbed measurement counts less."""
-        totals = np.column_stack([loads.amounts.sum(axis=1), np.ones(len(loads))])
+        whole = np.ones((len(loads), 1)) if loads.seconds is None else np.column_stack([np.ones(len(loads)), loads.seconds])
+        totals = np.column_stack([loads.amounts.sum(axis=1), whole])
         scale = totals.mean(axis=0) / joules.mean()
-        typical = np.maximum(_robust(totals / scale / joules[:, None], np.zeros(4), 0.0), LEAST_SHARE) / scale
+        typical = np.maximum(_robust(totals / scale / joules[:, None], np.zeros(len(scale)), 0.0), LEAST_SHARE) / scale
         each = (loads.amounts * typical[:3]).reshape(len(loads), -1)
-        design = np.column_stack([each, np.full(len(loads), typical[3])]) / joules[:, None]
+        design = np.column_stack([each, whole * typical[3:]]) / joules[:, None]
         factors = _robust(design, np.ones(design.shape[1]), LOYALTY)
-        own = factors[:-1].reshape(-1, 3) * typical[:3]
+        own = factors[: each.shape[1]].reshape(-1, 3) * typical[:3]
+        per_call_j, *per_second_w = (factors[each.shape[1] :] * typical[3:]).tolist()
         return cls(
             shared=(float(typical[0]), float(typical[1]), float(typical[2])),
             kinds={kind: (row[0], row[1], row[2]) for kind, row in zip(loads.kinds, own.tolist(), strict=True)},
-            per_call_j=float(factors[-1] * typical[3]),
+            per_call_j=per_call_j,
+            per_second_w=sum(per_second_w),
         )
 
     def joules(self, loads: Loads) -> tuple[Matrix, Matrix]:
-        """Of networks, in J; and that part of it which stands on kinds that were not measured, [networks] each."""
+        """Of networks, in J; and that part of it which stands on kinds that were not measured, [networks] each.
+
+        Raises:
+            ValueError: it was learned from times, and these networks have none.
+        """
         rates = np.array([self.kinds.get(kind, self.shared) for kind in loads.kinds])
         parts: Matrix = (loads.amounts * rates).sum(axis=2)
         unknown = np.array([kind not in self.kinds for kind in loads.kinds])
-        return self.per_call_j + parts.sum(axis=1), parts[:, unknown].sum(axis=1)
+        total = self.per_call_j + parts.sum(axis=1)
+        if self.per_second_w:
+            if loads.seconds is None:
+                raise ValueError("energy that was learned from times is predicted from times")
+            total = total + self.per_second_w * loads.seconds
+        return total, parts[:, unknown].sum(axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,8 +289,10 @@ def fit(records: Sequence[EnergyRecord]) -> EnergyModel:
         UsageError: the energies come from several sources.
         MeasurementError: there are fewer than `LEAST_NETWORKS` records.
     """
+    seconds = [record.seconds for record in records if record.seconds is not None]
+    known = np.array(seconds) if len(seconds) == len(records) else None
     return learn(
-        Loads.of([record.kernels for record in records]),
+        Loads.of([record.kernels for record in records], known),
         np.array([record.joules for record in records]),
         one_source(record.source for record in records),
     )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 
 from hwnas.assets import Workspace, disk_errors, write_atomically
@@ -54,11 +55,16 @@ class EnergyPredictor:
         how = f"{self.model.source}: {SOURCES[self.model.source]}"
         return f"predicted from energies of {self.setting.device}/{self.setting.key} ({self.space}) measured by {how}"
 
-    def estimate(self, networks: Sequence[Sequence[Kernel]]) -> list[Estimate]:
-        """Energy of one call of each network, given by its kernels as the setting's runtime makes them; in J."""
+    def estimate(self, networks: Sequence[Sequence[Kernel]], seconds: Sequence[float] | None = None) -> list[Estimate]:
+        """Energy of one call of each network in J.
+
+        Args:
+            networks: each given by its kernels as the setting's runtime makes them.
+            seconds: that a call of each takes, as predicted; needed where energy was learned together with time.
+        """
         if not networks:
             return []
-        bounds = self.model.bounds(Loads.of(networks))
+        bounds = self.model.bounds(Loads.of(networks, None if seconds is None else np.array(seconds)))
         rows = zip(bounds.value.tolist(), bounds.low.tolist(), bounds.high.tolist(), bounds.coverage.tolist(), strict=True)
         return [
             Estimate(value=value, low=low, high=high, unit="J", coverage=coverage, source=self.source)
@@ -161,6 +167,7 @@ def _read(path: Path, card: Mapping[str, Any]) -> EnergyPredictor:
                 shared=tuple(rates["shared"]),
                 kinds={kind: tuple(own) for kind, own in rates["kinds"].items()},
                 per_call_j=rates["per_call_j"],
+                per_second_w=rates.get("per_second_w", 0.0),
             ),
             curve=_curve(card["curve"]),
             doubt=_curve(card["doubt"]),

@@ -19,7 +19,8 @@ from hwnas.accuracy.train import Recipe, Trained, train
 from hwnas.errors import UsageError
 from hwnas.ir import Graph
 from hwnas.ir.cost import flops, memory_bytes, params
-from hwnas.predict import Predictor
+from hwnas.predict import Estimate, Predictor
+from hwnas.predict.energy_store import EnergyPredictor
 from hwnas.predict.features import Matrix
 from hwnas.predict.population import PopulationPredictor
 from hwnas.search.archive import Archive
@@ -47,11 +48,13 @@ class Scorer:
         space: the networks.
         predictor: of latency.
         batch: images per call.
+        energy: predictor of energy, where one was learned; networks are built one by one for it.
     """
 
     space: SearchSpace
     predictor: Predictor
     batch: int
+    energy: EnergyPredictor | None = None
     _index: BlockIndex = field(init=False, repr=False)
     _counts: BlockCounts = field(init=False, repr=False)
     _latency: PopulationPredictor | None = field(init=False, repr=False, default=None)
@@ -71,9 +74,9 @@ class Scorer:
     def matrices(self, population: Population, metrics: Sequence[str]) -> dict[str, Matrix]:
         """The same for a matrix of genotypes, as matrices [n, 3] of value, low and high."""
         counted = [name for name in metrics if name in COUNTS]
-        predicted = "latency" in metrics
+        predicted, metered = "latency" in metrics or "energy" in metrics, "energy" in metrics
         graphs: list[Graph] = []
-        if (counted and not self._index.tabled) or (predicted and self._latency is None):
+        if (counted and not self._index.tabled) or (predicted and self._latency is None) or metered:
             graphs = [self.space.graph(tuple(row), batch=self.batch) for row in population.tolist()]
         found = self._counted(counted, population, graphs) if counted else {}
         if self._latency and predicted:
@@ -81,8 +84,11 @@ class Scorer:
             found["latency"] = np.column_stack([bounds.value, bounds.low, bounds.high])
         elif predicted:
             estimates = self.predictor.estimate(graphs)
-            found["latency"] = np.array([[each.value, each.low, each.high] for each in estimates]).reshape(-1, 3)
-        return found
+            found["latency"] = _columns(estimates)
+        if metered and self.energy:
+            kernels = [[call.kernel for call in self.predictor.kernels(graph)] for graph in graphs]
+            found["energy"] = _columns(self.energy.estimate(kernels, found["latency"][:, 0].tolist()))
+        return {name: found[name] for name in metrics if name in found}
 
     def _counted(self, names: Sequence[str], population: Population, graphs: Sequence[Graph]) -> dict[str, Matrix]:
         if self._index.tabled:
@@ -91,6 +97,10 @@ class Scorer:
         else:
             columns = {name: np.array([COUNTS[name](graph) for graph in graphs], np.int64) for name in names}
         return {name: np.repeat(columns[name][:, None].astype(np.float64), 3, axis=1) for name in names}
+
+
+def _columns(estimates: Sequence[Estimate]) -> Matrix:
+    return np.array([[each.value, each.low, each.high] for each in estimates]).reshape(-1, 3)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -106,7 +106,8 @@ def predict(
     graphs = [load(path, batch=batch) for path in models]
     estimates = predictor.estimate(graphs, strict=strict)
     explanations = [Explanation.of(predictor, graph, estimate) for graph, estimate in zip(graphs, estimates, strict=True)]
-    energies = predict_energy(workspace, predictor.setting, [explanation.kernels for explanation in explanations])
+    kernels = [explanation.kernels for explanation in explanations]
+    energies = predict_energy(workspace, predictor.setting, kernels, [estimate.value for estimate in estimates])
     found = [
         Prediction(model=path, estimate=estimate, energy=energy, explanation=explanation, setting=predictor.setting)
         for path, estimate, energy, explanation in zip(models, estimates, energies, explanations, strict=True)
@@ -115,12 +116,12 @@ def predict(
 
 
 def predict_energy(
-    workspace: Workspace, setting: Setting, networks: Sequence[Sequence[Kernel]], space: str | None = None
+    workspace: Workspace, setting: Setting, networks: Sequence[Sequence[Kernel]], seconds: Sequence[float], space: str | None = None
 ) -> Sequence[Estimate | Unavailable]:
-    """Energy of a call of each network, given by its kernels; or why it is not known, and what this machine knows about that."""
+    """Energy of a call of each network, given by its kernels and its predicted time; or why it is not known, as far as that is known."""
     found = energy_store.find(workspace, setting, space)
     if not isinstance(found, Unavailable):
-        return found.estimate(networks)
+        return found.estimate(networks, seconds)
     meters = [device.energy_meter() for device in here() if device.spec.name == setting.device]
     reasons = [found.reason, *(meter.reason for meter in meters if isinstance(meter, Unavailable))]
     return [Unavailable("; ".join(reasons))] * len(networks)

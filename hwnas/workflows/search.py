@@ -13,7 +13,7 @@ from hwnas.accuracy.train import Recipe
 from hwnas.assets import Workspace
 from hwnas.devices import Unavailable, find
 from hwnas.errors import DeviceUnavailable, MissingExtraError, UsageError
-from hwnas.predict import Predictor
+from hwnas.predict import Predictor, energy_store
 from hwnas.runtimes import registry
 from hwnas.runtimes.base import Runtime
 from hwnas.search import feasibility, nsga2
@@ -140,7 +140,9 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
     objectives = Objective.parse(minimize=options.minimize, maximize=options.maximize)
     limits = tuple(Constraint.parse(text) for text in options.constraint)
     predictor = _predictor(workspace, options)
-    scorer = Scorer(space=space, predictor=predictor, batch=options.batch)
+    energy = energy_store.find(workspace, predictor.setting, options.space)
+    known = None if isinstance(energy, Unavailable) else energy
+    scorer = Scorer(space=space, predictor=predictor, batch=options.batch, energy=known)
     problem = Problem(
         space=space,
         objectives=objectives,
@@ -148,7 +150,8 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
         budget=Budget(evaluations=options.num_evals, seconds=options.max_time or None),
         seed=options.seed,
     )
-    check_metrics(problem.metrics, energy_reason(options.device))
+    if known is None:
+        check_metrics(problem.metrics, energy_reason(options.device))
     names = tuple(dict.fromkeys(["latency", "params", "flops", "memory", *[m for m in problem.metrics if m != "accuracy"]]))
     (reference,) = scorer.bounds([space.reference()], names)
     problem = problem.resolve({name: bound.value for name, bound in reference.items()})

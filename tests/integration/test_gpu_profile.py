@@ -126,6 +126,16 @@ def test_fit_and_predict_use_it(profiled: tuple[Path, list[dict[str, Any]]], lib
             assert np.abs(np.array(apart) - 1).max() < 0.1
 
 
+def test_search_keeps_a_limit_on_energy(profiled: tuple[Path, list[dict[str, Any]]], library: Path) -> None:
+    """Energy is a limit and an objective of a search wherever it was learned."""
+    at = ("--device", "a100", "--precision", "fp16", "--space", TINY, "--home", profiled[0], "--num-evals", "8", "--dry-run", "--json")
+    with plugged_in(library):
+        said = invoke("search", *at, "--constraint", "energy<=70%", "--minimize", "energy").json
+    energy = said["feasible_start"]["energy"]
+    assert 0 < energy["low"] < energy["value"] < energy["high"] <= 0.7 * said["reference"]["energy"]["value"]
+    assert said["reference"]["energy"]["value"] == pytest.approx(energy_j(SPACE.graph(SPACE.reference()), "fp16"), rel=0.1)
+
+
 def test_a_card_that_is_lost(profiled: tuple[Path, list[dict[str, Any]]], library: Path, tmp_path: Path) -> None:
     """Lost among the latencies of a precision, then among its energies: one line each time, and resumed it ends as it would have."""
     at = ("--home", tmp_path)
