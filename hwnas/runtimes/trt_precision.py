@@ -270,5 +270,3 @@ def counts(graph: Graph, precisions: Precisions) -> dict[str, int]:
     """How many nodes compute in each precision."""
     found = [precisions.of(node.name) for node in graph.nodes]
     return {name: found.count(name) for name in ("int8", "fp16", "fp32") if name in found}
-
-
