@@ -115,7 +115,9 @@ def test_the_bias_of_a_product_before_the_sum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "build"), [("LayerNormalization", layer_norm), ("RMSNormalization", rms), ("SkipLayerNormalization", skip)], ids=str
+    ("name", "build"),
+    [("LayerNormalization", layer_norm), ("RMSNormalization", rms), ("SkipLayerNormalization", skip)],
+    ids=["layer norm", "rms norm", "skip layer norm"],
 )
 def test_a_runtime_that_does_not_know_it(name: str, build: Build) -> None:
     """Nothing changes."""
