@@ -36,7 +36,7 @@ def devices(as_json: bool) -> None:
     for found in machine.devices:
         caches = ", ".join(f"{level} {format_bytes(size)}" for level, size in found.spec.caches_bytes.items())
         units = "cores" if found.spec.kind == "cpu" else "multiprocessors"
-        what = f"  {found.spec.model}, {found.spec.units} {units} {' '.join(found.spec.features)}".rstrip()
+        what = ", ".join(filter(None, [f"  {found.spec.model}", f"{found.spec.units} {units}", " ".join(found.spec.features)]))
         console.print(options.headed(found.spec.name, what))
         if found.picks:
             console.print(f"  card     {', '.join(found.picks)}", highlight=False)
