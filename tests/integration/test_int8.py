@@ -62,7 +62,7 @@ def test_a_precision_that_was_not_profiled(learned: Path, model: Path) -> None:
 
 
 def test_an_unknown_precision(tmp_path: Path, model: Path) -> None:
-    """There are two."""
+    """There are three."""
     refused = invoke("predict", model, "--precision", "int4", "--home", tmp_path)
     assert refused.code == 2
-    assert "'fp32', 'int8'" in refused.complaint
+    assert "'fp32', 'fp16', 'int8'" in refused.complaint
