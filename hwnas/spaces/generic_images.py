@@ -92,7 +92,7 @@ def shortcut(s: Sketch, x: str, channels: int, stride: int, *, pooled: bool) -> 
     """The way past a block that changes the shape: a strided 1x1 convolution, or a pooling before it."""
     if s.b.shape(x)[1] == channels and stride == 1:
         return x
-    if pooled and stride > 1 and min(s.b.shape(x)[2:]) % 2 == 0:
+    if pooled and stride > 1 and not any(size % 2 for size in s.b.shape(x)[2:]):
         return s.conv(s.pool(x, "AveragePool", 2, 2, padded=False), channels, act=False)
     return s.conv(x, channels, stride=stride, act=False)
 

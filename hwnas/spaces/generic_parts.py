@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import log2, prod, sqrt
+from math import gcd, log2, prod, sqrt
 from typing import TypeVar
 
 import numpy as np
@@ -325,8 +325,14 @@ class Sketch:
         return x
 
     def group_norm(self, x: str, groups: int) -> str:
-        """Normalisation over groups of channels, as exported: an instance normalisation between two reshapes, then scale and shift."""
+        """Normalisation over groups of channels, as exported: an instance normalisation between two reshapes, then scale and shift.
+
+        Args:
+            x: [N, C, H, W].
+            groups: as many as that at most; so many that they divide the channels.
+        """
         b, shape = self.b, self.b.shape(x)
+        groups = gcd(groups, shape[1])
         ones = b.constant("ones", np.ones(groups, np.float32))
         zeros = b.constant("zeros", np.zeros(groups, np.float32))
         x = b.op("Reshape", [x], shape=(shape[0], groups, -1))

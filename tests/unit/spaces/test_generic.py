@@ -17,6 +17,7 @@ from hwnas.ir.onnx import to_model
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.spaces import Genotype
 from hwnas.spaces.generic import FAMILIES, GenericSpace
+from hwnas.spaces.generic_images import shortcut
 from hwnas.spaces.generic_parts import LIMIT, Coarse, Sketch
 
 SPACE = GenericSpace()
@@ -212,6 +213,24 @@ def test_channels_grow_from_stage_to_stage() -> None:
     """By a factor between 1.5 and 2.5."""
     for seed in range(5):
         assert all(1.4 < after / before < 2.6 for before, after in pairwise(sketch(seed).growing(16, 5)))
+
+
+@pytest.mark.parametrize(
+    "genotype",
+    [(3, 16, 5, 3, 3, 0, 884), (3, 10, 4, 4, 5, 0, 811), (3, 10, 4, 3, 2, 0, 344), (3, 7, 0, 1, 6, 0, 118), (3, 16, 4, 0, 6, 0, 251)],
+)
+def test_groups_divide_the_channels(genotype: Genotype) -> None:
+    """However many channels favoured widths lead to; these were drawn once, and could not be normalised in 4 or 8 groups."""
+    assert SPACE.graph(genotype).outputs
+
+
+@pytest.mark.parametrize("size", [(74, 75), (75, 74), (74, 74), (75, 75)])
+def test_a_shortcut_has_the_size_of_its_block(size: tuple[int, int]) -> None:
+    """Pooled or not: an image with one odd side is not halved by a pooling, which would round down."""
+    for pooled in (True, False):
+        s = sketch(0)
+        x = s.b.input("a", (1, 8, *size))
+        assert s.b.shape(shortcut(s, x, 16, 2, pooled=pooled)) == s.b.shape(s.conv(x, 16, 3, 2))
 
 
 def test_patches_are_folded_back() -> None:
