@@ -176,7 +176,8 @@ def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
     type=click.Choice(["fp32", "fp16", "int8", "mixed", "auto"]),
     default=None,
     help="What to ship. A model: fp32, int8, or auto (the default), which takes int8 only where it is faster and as accurate to a point, "
-    "or was searched for. An engine: fp32, fp16 (the default), int8, or mixed, which keeps in fp16 what int8 harms.",
+    "or was searched for. An engine: fp32, fp16 (the default, unless int8 was searched for), int8, or mixed, which keeps in fp16 what int8 "
+    "harms.",
 )
 @click.option("-o", "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
@@ -208,7 +209,7 @@ def export(
     if precision is not None and precision not in _PRECISIONS[target]:
         raise UsageError(f"--to {target} has the precisions {', '.join(_PRECISIONS[target])}, not '{precision}'")
     if target == "tensorrt":
-        shared = {"rank": rank, "out_dir": out_dir, "force": force, "precision": precision or "fp16"}
+        shared = {"rank": rank, "out_dir": out_dir, "force": force, "precision": precision}
         _export_engine(workspace, run, shared, engine, as_json)
         return
     typed = [name for name in engine if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]

@@ -72,11 +72,15 @@ def export(
 
     Raises:
         NotFoundError: no such run, or the run has no finalists yet.
-        UsageError: no such rank, or the folder is in use.
+        UsageError: no such rank, the folder is in use, or the run is for a card.
         DeviceUnavailable: the run is for a device that is not on this machine; what is shipped is measured, and on nothing else.
     """
     run = find(workspace, run_name)
-    find_device(run.options.device)
+    if find_device(run.options.device).spec.kind == "gpu":
+        raise UsageError(
+            f"run '{run.id}' was searched for '{run.options.device}', and a model is measured on the processor, which says nothing about "
+            f"its limit; export an engine with --to tensorrt"
+        )
     finalist = load_finalist(run, rank, doing)
     doing("exporting, measuring and verifying")
     began = time.perf_counter()

@@ -26,7 +26,7 @@ def export_to_tensorrt(
     run_name: str | None,
     *,
     rank: int = 1,
-    precision: EnginePrecision = "fp16",
+    precision: EnginePrecision | None = None,
     options: Options,
     batches: Batches | None = None,
     with_ep_context: bool = False,
@@ -37,7 +37,8 @@ def export_to_tensorrt(
     """Exports a finalist with its trained weights as an engine; the export is recorded in the run.
 
     The run's device need not be here: an engine of TensorRT-RTX is built for the device's compute capability, where the catalogue knows
-    it and none is given. What is stated of accuracy is computed on the processor, in the engine's precisions.
+    it and none is given. The precision is int8 where that was searched for, else fp16, unless given. What is stated of accuracy is
+    computed on the processor, in the engine's precisions.
 
     Raises:
         NotFoundError: no such run, or the run has no finalists yet.
@@ -49,7 +50,8 @@ def export_to_tensorrt(
     check_installed(options.flavor)
     run = find(workspace, run_name)
     finalist = load_finalist(run, rank, doing)
-    device = run.options.device
+    device, searched = run.options.device, run.options.precision
+    precision = precision or ("int8" if searched == "int8" else "fp16")
     capability = _capability(workspace, device)
     if options.flavor == "rtx" and not options.capabilities and capability in CAPABILITIES:
         options = replace(options, capabilities=(capability,))

@@ -30,7 +30,7 @@ from hwnas.search.front import select
 from hwnas.search.problem import Problem
 from hwnas.spaces.base import Genotype
 from hwnas.units import format_seconds
-from hwnas.workflows.deploy import deployed, int8_accuracy
+from hwnas.workflows.deploy import accuracy_as_run, deployed
 from hwnas.workflows.evaluator import Scorer, summary, training_variant, weights_file
 
 RULE = StoppingRule(relative_error=0.003, min_samples=50, max_seconds=2.0)
@@ -269,13 +269,13 @@ class Final:
                 self.weights.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, lambda place: save(trained.graph, place))
             exact = accuracy(trained.graph, test)
-            if precision == "int8":
-                judged = int8_accuracy(trained.graph, self.dataset, test, self.problem.seed)
+            if setting.precision != "fp32":
+                judged = accuracy_as_run(trained.graph, self.dataset, test, self.problem.seed, setting)
                 return {**summary(trained), "test_accuracy": judged, "fp32_test_accuracy": exact}
             return {**summary(trained), "test_accuracy": exact}
 
-        precision = self.scorer.predictor.setting.precision
-        variant = training_variant(self.recipe, seed, self.dataset) + (f" {precision}" if precision != "fp32" else "")
+        setting = self.scorer.predictor.setting
+        variant = training_variant(self.recipe, seed, self.dataset) + (f" {setting.precision}" if setting.precision != "fp32" else "")
         known = self.archive.result("training", genotype, variant)
         if known is not None and not file.is_file():  # the weights were lost: train again, the same seed gives the same ones
             run()

@@ -93,7 +93,9 @@ def _predictor(workspace: Workspace, run: Run) -> Predictor | None:
     """The predictor of the run, unless another one has taken its place since."""
     options = run.options
     try:
-        found = load_predictor(workspace, options.device, threads=options.threads, batch=options.batch, space=options.space)
+        found = load_predictor(
+            workspace, options.device, threads=options.threads, batch=options.batch, precision=options.precision, space=options.space
+        )
     except HwnasError:
         return None
     return found if found.digest == run.record["predictor"] else None

@@ -9,9 +9,16 @@ from stand_ins import SPACE, ladder
 from hwnas.accuracy import data
 from hwnas.accuracy.train import Recipe, accuracy, train
 from hwnas.ir import Graph
-from hwnas.workflows.deploy import CALIBRATION_IMAGES, calibration, deployed, int8_accuracy
+from hwnas.profiling import Setting
+from hwnas.workflows.deploy import CALIBRATION_IMAGES, accuracy_as_run, calibration, deployed
 
 (A,) = ladder(1)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Graph:
+    """A network that has learned something."""
+    return train(SPACE.graph(A), data.load("digits"), Recipe(epochs=3), 0).graph
 
 
 def weights(graph: Graph) -> dict[str, list[float]]:
@@ -43,12 +50,15 @@ def test_calibration_is_drawn_in_full_batches(batch: int) -> None:
     assert not all(np.array_equal(a[name], b[name]) for a, b in zip(feeds, other, strict=True))
 
 
-def test_accuracy_in_8_bits_is_that_of_the_quantised_network() -> None:
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("onnxruntime-cpu", "int8"), ("tensorrt", "int8"), ("tensorrt", "fp16")], ids=["cpu int8", "int8", "fp16"]
+)
+def test_accuracy_is_that_of_what_will_run(trained: Graph, runtime: str, precision: str) -> None:
     """Near that in fp32 for a network that has learned something; that of another one is another."""
     dataset = data.load("digits")
     test = dataset.unlock("a test of this function")
-    trained = train(SPACE.graph(A), dataset, Recipe(epochs=3), 0).graph
-    exact, quantised = accuracy(trained, test), int8_accuracy(trained, dataset, test, 0)
+    setting = Setting(device="any", runtime=runtime, precision=precision)
+    exact, found = accuracy(trained, test), accuracy_as_run(trained, dataset, test, 0, setting)
     assert exact > 0.5
-    assert quantised == pytest.approx(exact, abs=0.05)
-    assert int8_accuracy(SPACE.graph(A).materialize(np.random.default_rng(1)), dataset, test, 0) < 0.4
+    assert found == pytest.approx(exact, abs=0.05)
+    assert accuracy_as_run(SPACE.graph(A).materialize(np.random.default_rng(1)), dataset, test, 0, setting) < 0.4
