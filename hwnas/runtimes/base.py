@@ -7,12 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hwnas.errors import GraphError, one_line
 from hwnas.ir import Graph, KernelCall
 from hwnas.ir.node import Array
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.samples import Samples, StoppingRule
 
 Model = Graph | bytes | Path
+
+
+def graph_of(model: Model) -> Graph:
+    """A model as a graph.
+
+    Raises:
+        GraphError: it is no model, or one that hwnas does not represent.
+    """
+    if isinstance(model, Graph):
+        return model
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from hwnas.ir.onnx import from_model, load
+
+    if isinstance(model, Path):
+        return load(model)
+    try:
+        return from_model(onnx.load_from_string(model))
+    except DecodeError as error:
+        raise GraphError(f"this is no ONNX model: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

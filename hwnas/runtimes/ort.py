@@ -18,21 +18,20 @@ from hwnas.errors import GraphError, UsageError, one_line, require
 from hwnas.ir import Graph, KernelCall
 from hwnas.ir.fold import fold
 from hwnas.ir.node import Array
-from hwnas.ir.onnx import from_model, load, to_bytes
+from hwnas.ir.onnx import load, to_bytes
 from hwnas.runtimes import ort_int8_kernels
-from hwnas.runtimes.base import KernelTime, Model
+from hwnas.runtimes.base import KernelTime, Model, graph_of
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_int8 import Scheme, scheme
 from hwnas.runtimes.ort_int8_write import made_up, write
 from hwnas.runtimes.ort_kernels import attribute
 from hwnas.runtimes.ort_watch import EVENT, WatchingCost, kernel_events, tensors, watching_cost
-from hwnas.runtimes.samples import Clock, Samples, StoppingRule, sample
+from hwnas.runtimes.samples import Clock, Samples, StoppingRule, faster_half_s, sample
 
 PROVIDER = "CPUExecutionProvider"
 PRECISIONS = ("fp32", "int8")
 TICK_S = 1e-6  # the profiler counts whole microseconds and rounds down
 SPIN_S = 2e-3  # for so long a thread of a session stays awake when it has nothing to do, and keeps its processor from other sessions
-UNDISTURBED = 0.5  # share of a kernel's runs, fastest first, that counts
 _WEIGHTS_SEED = 0
 
 
@@ -50,7 +49,7 @@ class OrtSession:
     @cached_property
     def graph(self) -> Graph:
         """The network as a graph; read from the model where it was given as a file."""
-        return _read(self._model) if self._graph is None else self._graph
+        return graph_of(self._model) if self._graph is None else self._graph
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
         """The outputs for these inputs."""
@@ -100,15 +99,8 @@ class OrtSession:
         return ort_int8_kernels.attribute(self.graph, self._scheme, optimized, ran)
 
 
-def _read(model: bytes) -> Graph:
-    import onnx
-
-    return from_model(onnx.load_from_string(model))
-
-
 def _undisturbed_s(durations: Sequence[float]) -> float:
-    fastest = sorted(durations)[: max(1, int(len(durations) * UNDISTURBED))]
-    return float(np.mean(fastest)) + TICK_S / 2
+    return faster_half_s(durations) + TICK_S / 2
 
 
 class OrtRuntime:
@@ -151,7 +143,7 @@ class OrtRuntime:
         return OrtSession(self, model, None)
 
     def _int8(self, model: Model) -> OrtSession:
-        graph = model if isinstance(model, Graph) else load(model) if isinstance(model, Path) else _read(model)
+        graph = graph_of(model)
         folded = fold(graph, drafts=True)
         plan = scheme(folded)
         written = write(plan, made_up(folded, plan), np.random.default_rng(_WEIGHTS_SEED))

@@ -28,14 +28,14 @@ from hwnas.ir import Graph, KernelCall
 from hwnas.ir.fold import fold
 from hwnas.ir.node import Array
 from hwnas.ir.onnx import to_bytes
-from hwnas.runtimes.base import KernelTime, Model
+from hwnas.runtimes.base import KernelTime, Model, graph_of
 from hwnas.runtimes.cuda import ORDER, VISIBLE
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_kernels import attribute
 from hwnas.runtimes.ort_probe import call_overhead_s
 from hwnas.runtimes.ort_watch import EVENT, kernel_events
-from hwnas.runtimes.samples import Clock, Samples, StoppingRule, sample
-from hwnas.runtimes.trt import LEAST_S, first_card, graph_of
+from hwnas.runtimes.samples import Clock, Samples, StoppingRule, faster_half_s, sample
+from hwnas.runtimes.trt import LEAST_S, first_card
 from hwnas.runtimes.trt_kernels import Written
 from hwnas.runtimes.trt_kernels import attribute as attribute_layers
 from hwnas.runtimes.trt_layers import LayerRecord
@@ -43,7 +43,6 @@ from hwnas.runtimes.trt_precision import Precisions
 from hwnas.runtimes.trt_precision import write as write_types
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
-UNDISTURBED = 0.5  # share of a kernel's runs, fastest first, that counts
 WARMUP = 3
 _FUSIONS = Fusions(block=1)  # no blocked layout on a card
 _WEIGHTS_SEED = 0
@@ -301,7 +300,7 @@ class OrtGpuSession:
             durations[event["name"].removesuffix(EVENT)].append(event["dur"] * 1e-6)
         seconds: dict[KernelCall, float] = dict.fromkeys(calls.values(), 0.0)
         for name, values in durations.items():
-            seconds[calls[name]] += max(LEAST_S, _undisturbed_s(values[len(values) * WARMUP // (WARMUP + runs) :]))
+            seconds[calls[name]] += max(LEAST_S, faster_half_s(values[len(values) * WARMUP // (WARMUP + runs) :]))
         return tuple(KernelTime(call=call, seconds=max(LEAST_S, total)) for call, total in seconds.items())
 
     def _profile(self, folder: Path, feed: Mapping[str, Array], runs: int) -> None:
@@ -343,10 +342,6 @@ def layers_of(ran: Sequence[str], parts: Sequence[tuple[str, Sequence[str]]]) ->
         block = blocks.pop(0) if TENSORRT in name and blocks else None
         layers.append(LayerRecord(name=name, kind="TensorRT" if block else "", origins=tuple(block or (name,))))
     return tuple(layers)
-
-
-def _undisturbed_s(durations: Sequence[float]) -> float:
-    return float(np.mean(sorted(durations)[: max(1, int(len(durations) * UNDISTURBED))]))
 
 
 class OrtGpuRuntime:

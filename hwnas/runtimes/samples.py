@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
 from typing import Literal
@@ -96,6 +96,15 @@ class Samples:
     def grade(self) -> Grade:
         """How undisturbed the samples were: A (spread under 1.1), B (under 1.3), C."""
         return "A" if self.spread < 1.1 else "B" if self.spread < 1.3 else "C"
+
+
+def faster_half_s(durations: Sequence[float]) -> float:
+    """Mean of the faster half of some durations in s: what a kernel takes undisturbed, finer than a profiler's ticks.
+
+    >>> faster_half_s([4.0, 1.0, 9.0, 2.0])
+    1.5
+    """
+    return float(np.mean(sorted(durations)[: max(1, len(durations) // 2)]))
 
 
 def quantile_error(seconds: NDArray[np.float64], q: float) -> float:

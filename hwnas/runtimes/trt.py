@@ -18,19 +18,18 @@ import numpy as np
 from hwnas.assets import Workspace
 from hwnas.devices import nvml
 from hwnas.devices.nvml import Card
-from hwnas.errors import DeviceUnavailable, GraphError, UsageError, one_line, require
+from hwnas.errors import DeviceUnavailable, GraphError, UsageError, require
 from hwnas.ir import Graph, KernelCall
 from hwnas.ir.fold import fold
 from hwnas.ir.node import Array
-from hwnas.ir.onnx import from_model, load
 from hwnas.runtimes import cuda as cuda_api
 from hwnas.runtimes import trt_build
-from hwnas.runtimes.base import KernelTime, Model
+from hwnas.runtimes.base import KernelTime, Model, graph_of
 from hwnas.runtimes.cuda import Buffer, Cuda, Stream
 from hwnas.runtimes.fusions import UNFUSED, Fusions
 from hwnas.runtimes.ort_int8 import Range
 from hwnas.runtimes.ort_probe import call_overhead_s
-from hwnas.runtimes.samples import Samples, StoppingRule, sample
+from hwnas.runtimes.samples import Samples, StoppingRule, faster_half_s, sample
 from hwnas.runtimes.trt_build import Engine, Options
 from hwnas.runtimes.trt_kernels import Written, attribute
 from hwnas.runtimes.trt_layers import from_inspector
@@ -38,7 +37,6 @@ from hwnas.runtimes.trt_precision import Precisions, activations, quantisable, w
 from hwnas.runtimes.trt_run import Loaded, enqueue
 
 PRECISIONS = ("fp32", "fp16", "int8")
-UNDISTURBED = 0.5  # share of a layer's runs, fastest first, that counts
 WARMUP = 3  # profiled runs that do not count
 LEAST_S = 1e-9  # of a layer that the profiler does not tell, or tells as 0
 CACHES = ("caches", "tensorrt")
@@ -144,7 +142,7 @@ class TrtSession:
         for i, run in enumerate(told):
             for name, seconds in run:
                 durations[calls[name]][i] += seconds
-        return tuple(KernelTime(call=call, seconds=max(LEAST_S, _undisturbed_s(values))) for call, values in durations.items())
+        return tuple(KernelTime(call=call, seconds=max(LEAST_S, faster_half_s(values))) for call, values in durations.items())
 
     def _calls(self, names: Sequence[str] = ()) -> Mapping[str, KernelCall]:
         return attribute(self.graph, self._written, from_inspector(self.layers()), self._precisions, names)
@@ -152,10 +150,6 @@ class TrtSession:
     def _load(self, feed: Mapping[str, Array]) -> None:
         for name, spec in self.graph.inputs.items():
             self._stream.upload(self._buffers[name], np.asarray(feed[name], spec.dtype))
-
-
-def _undisturbed_s(durations: Sequence[float]) -> float:
-    return float(np.mean(sorted(durations)[: max(1, int(len(durations) * UNDISTURBED))]))
 
 
 def _buffers(graph: Graph, loaded: Loaded, cuda: Cuda) -> dict[str, Buffer]:
@@ -268,25 +262,6 @@ def first_card() -> Card:
     if not cards:
         raise DeviceUnavailable("the NVIDIA driver lists no card; run this on a machine that has one")
     return cards[0]
-
-
-def graph_of(model: Model) -> Graph:
-    """A model as a graph.
-
-    Raises:
-        GraphError: it is no model, or one that hwnas does not represent.
-    """
-    if isinstance(model, Graph):
-        return model
-    if isinstance(model, Path):
-        return load(model)
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        return from_model(onnx.load_from_string(model))
-    except DecodeError as error:
-        raise GraphError(f"this is no ONNX model: {one_line(error)}") from error
 
 
 def precisions_of(folded: Graph, precision: str) -> Precisions:

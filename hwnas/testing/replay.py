@@ -7,16 +7,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from hwnas.errors import GraphError, NotFoundError, UsageError, one_line
+from hwnas.errors import NotFoundError, UsageError
 from hwnas.ir import Graph, KernelCall
 from hwnas.ir.node import Array
 from hwnas.profiling import NetworkRecord
-from hwnas.runtimes.base import KernelTime, Model, Runtime
+from hwnas.runtimes.base import KernelTime, Model, Runtime, graph_of
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.samples import Samples, StoppingRule, sample
 
@@ -160,24 +158,9 @@ class ReplayRuntime:
         """
         if precision not in self._precisions:
             raise UsageError(f"runtime '{self.name}' replays {', '.join(self._precisions)}, not '{precision}'")
-        graph = _graph(model).materialize(np.random.default_rng(_WEIGHTS_SEED))
+        graph = graph_of(model).materialize(np.random.default_rng(_WEIGHTS_SEED))
         if callable(self._recorded):
             return ReplaySession(graph, self._recorded(graph))
         if (key := digest(graph)) not in self._recorded:
             raise NotFoundError(f"graph '{graph.name}' ({key[:12]}) is not among the {len(self._recorded)} recorded ones; record it first")
         return ReplaySession(graph, self._recorded[key])
-
-
-def _graph(model: Model) -> Graph:
-    if isinstance(model, Graph):
-        return model
-    import onnx
-
-    from hwnas.ir.onnx import from_model, load
-
-    if isinstance(model, Path):
-        return load(model)
-    try:
-        return from_model(onnx.load_from_string(model))
-    except DecodeError as error:
-        raise GraphError(f"this is no ONNX model: {one_line(error)}") from error

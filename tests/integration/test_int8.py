@@ -9,8 +9,11 @@ import pytest
 from commands import QUICK, TINY, invoke
 from tiny_space import TinySpace
 
+from hwnas.assets import Workspace
 from hwnas.ir.onnx import save
 from hwnas.search.archive import Archive
+from hwnas.workflows.report import look
+from hwnas.workflows.runs import find
 
 
 @pytest.fixture
@@ -49,6 +52,9 @@ def test_a_search_in_int8_ships_int8(tmp_path: Path) -> None:
     (finalist,) = said["finalists"]
     assert finalist["accuracies"] == [trained.payload["test_accuracy"]]
     assert trained.payload["fp32_test_accuracy"] == pytest.approx(trained.payload["test_accuracy"], abs=0.05)
+    run = find(Workspace.at(tmp_path / "home"), "q")
+    with run.archive() as archive:
+        assert look(Workspace.at(tmp_path / "home"), run, archive).predictor is not None
     exported = invoke("export", "q", "-o", tmp_path / "out", *at, "--json").json
     assert exported["precision"] == "int8"
     assert invoke("export", "q", "-o", tmp_path / "exact", "--precision", "fp32", *at, "--json").json["precision"] == "fp32"
