@@ -10,13 +10,12 @@ from rich.table import Table
 
 from hwnas.assets import Workspace
 from hwnas.cli import options
+from hwnas.kernels.compile import DEFAULT_ARCHS
 from hwnas.units import format_bytes, format_fraction, format_seconds
 
 if TYPE_CHECKING:
     from hwnas.workflows.kernels import Built, Uses
     from hwnas.workflows.kernels_bench import Benched
-
-ARCHS = ("sm80", "sm90", "sm100")
 
 _names = click.option("--kernel", "names", multiple=True, help="Kernel; repeatable, all by default.")
 _precisions = click.Choice(["fp32", "fp16", "bf16"])
@@ -64,7 +63,7 @@ def list_kernels(as_json: bool) -> None:
 
 
 @kernels.command()
-@click.option("--arch", "archs", multiple=True, default=ARCHS, show_default=True, help="Architecture; repeatable.")
+@click.option("--arch", "archs", multiple=True, default=DEFAULT_ARCHS, show_default=True, help="Architecture; repeatable.")
 @click.option("--precision", "precisions", multiple=True, type=_precisions, default=("fp16",), show_default=True, help="Repeatable.")
 @_names
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder that gets PTX, machine code and kernels.json.")
