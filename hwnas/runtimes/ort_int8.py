@@ -51,6 +51,7 @@ def scheme(graph: Graph, *, leave: Set[str] = frozenset()) -> Scheme:
     while sum(marking.spread(node) for node in marking.keeping):
         pass
     limits = {node.outputs[0]: node.inputs[0] for node in marking.nodes.values() if marking.is_conversion(node)}
+    marking.leave_to(limits)
     nodes = tuple(node for value, node in marking.nodes.items() if value not in limits)
     return Scheme(graph=replace(graph, nodes=nodes), ranged=marking.ranged, limited=limits, weighted=marking.weighted)
 
@@ -114,6 +115,13 @@ class _Marking:
         if node.op not in LIMITS or node.outputs[0] not in self.ranged or node.name in self._leave:
             return False
         return node.op == "Relu" or bool(node.attr("min") <= 0 <= node.attr("max"))
+
+    def leave_to(self, limits: Mapping[str, str]) -> None:
+        """Leaves to the conversion of a limit what is handed on to it alone: of two conversions in a row the runtime makes one."""
+        handed = {value for node in self.keeping for value in node.outputs}
+        for source in handed.intersection(limits.values()):
+            if len(self._graph.consumers[source]) == 1 and source not in self._graph.outputs:
+                self.ranged.pop(source, None)
 
     def _mark(self, *values: str) -> None:
         for value in values:

@@ -171,7 +171,7 @@ class _Writer:
             source = self._scheme.limited[value]
             raw = held[source].back if source in held else source
         nodes = [self._node("QuantizeLinear", value, (raw, *scale.inputs), bits)]
-        if ends or value in self._graph.consumers:
+        if ends or value in self._graph.consumers or value in self._scheme.limited.values():
             nodes.append(self._node("DequantizeLinear", value, (bits, *scale.inputs), back))
         return _Held(raw=raw, back=back, nodes=tuple(nodes))
 

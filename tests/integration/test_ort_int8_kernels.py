@@ -17,7 +17,7 @@ from strategies import graphs
 
 from hwnas import spaces
 from hwnas.export.quantize import int8, ranges
-from hwnas.ir import Graph
+from hwnas.ir import Graph, GraphBuilder, KernelCall
 from hwnas.ir.fold import fold
 from hwnas.ir.kernel import FREE, copied
 from hwnas.ir.onnx import to_model
@@ -38,16 +38,17 @@ def listed(calls: Counter) -> list[tuple[object, ...]]:
 
 def assert_complete(graph: Graph, calls: Counter) -> None:
     """Every node is in exactly one kernel that computes; only copies, folded normalisations and constants are in none."""
-    computing = [call for call in calls.elements() if call.kernel.op not in MOVES or call.output == graph_value(graph, call.nodes)]
+    computing = [call for call in calls.elements() if call.kernel.op not in MOVES or limits(graph, call)]
     nodes = Counter(name for call in computing for name in call.nodes)
     missing = {node.op for node in graph.nodes if node.name not in nodes and node.outputs[0] not in graph.constants}
     assert missing <= FREE | LIMITS
     assert set(nodes.values()) <= {1}
 
 
-def graph_value(graph: Graph, nodes: tuple[str, ...]) -> str:
-    """What a limit that a conversion does writes; nothing for other nodes."""
-    return next((node.outputs[0] for node in graph.nodes if nodes == (node.name,) and node.op in LIMITS), "")
+def limits(graph: Graph, call: KernelCall) -> bool:
+    """Whether a conversion to 8 bits does what a limit would; one back, such as at an output of the network, does nothing of it."""
+    written = {node.outputs[0] for node in graph.nodes if call.nodes == (node.name,) and node.op in LIMITS}
+    return call.kernel.op == "QuantizeLinear" and call.output in written
 
 
 def assert_told(graph: Graph) -> None:
@@ -91,6 +92,28 @@ def is_plain(graph: Graph) -> bool:
     """Whether the rules claim a random network: no equal nodes, no copy of its input, and none that it returns."""
     copies = [node for node in graph.nodes if node.op == "Identity"]
     return not repeats(graph) and not any(node.inputs[0] in graph.inputs or node.outputs[0] in graph.outputs for node in copies)
+
+
+WINDOW = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1), "strides": (2, 2)}
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "Reshape"])
+@pytest.mark.parametrize("readers", [1, 2])
+def test_limits_behind_what_hands_a_scale_on(op: str, readers: int) -> None:
+    """What is converted for limits alone: by one conversion where there is one limit, by two in a row where there are several."""
+    b = GraphBuilder("limits")
+    x = b.conv(b.input("x", (1, 8, 8, 8)), 8)
+    x = b.op("MaxPool", [x], **WINDOW) if op == "MaxPool" else b.op("Reshape", [x], shape=(1, 16, 8, 4))
+    limited = [b.op("Relu", [x]), b.op("Clip", [x], min=0.0, max=6.0)][:readers]
+    assert_told(b.finish(*(b.conv(value, 8) for value in limited)))
+
+
+def test_a_limit_of_an_input_that_is_returned() -> None:
+    """It is computed once: by the conversion to 8 bits, not by that back."""
+    b = GraphBuilder("returned")
+    x = b.input("x", (1, 4, 8, 8))
+    limited = b.op("Relu", [x])
+    assert_told(b.finish(limited, b.op("GlobalAveragePool", [limited]), b.op("MaxPool", [x], **WINDOW)))
 
 
 @settings(max_examples=80, deadline=None)
