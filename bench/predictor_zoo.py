@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from hwnas import spaces
 from hwnas.assets import Workspace
 from hwnas.errors import NotFoundError
 from hwnas.ir.onnx import load
-from hwnas.predict import store
+from hwnas.predict import Predictor, store
 from hwnas.profiling import Plan, Profile, ProfileStore
 from hwnas.profiling.profiler import canaries
 from hwnas.profiling.waves import measure_together
@@ -47,18 +48,9 @@ def profiled(workspace: Workspace, max_time: float) -> Profile:
         return profile(workspace, device="cpu", space=SPACE, plan=Plan(max_time_s=max_time, target_error=1e-6)).profile
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--max-time", type=float, default=300.0)
-    parser.add_argument("--zoo", type=Path, default=zoo.FOLDER)
-    parser.add_argument("--home", type=Path)
-    options = parser.parse_args()
-    networks = [*zoo.networks(options.zoo), *zoo.made(zoo.FRESH, options.zoo)]
+def judge(predictor: Predictor, measured: Profile, networks: Sequence[tuple[str, str, Path]]) -> list[dict[str, Any]]:
+    """Every network measured in the canaries' time, and predicted."""
     fresh = {recipe.name for recipe in zoo.FRESH}
-    with tempfile.TemporaryDirectory() as home:
-        workspace = Workspace(options.home or Path(home))
-        measured = profiled(workspace, options.max_time)
-        predictor = store.load(workspace, measured.setting, SPACE)
     runtime, rows = OrtRuntime(1), []
     watch = canaries(spaces.load(SPACE))
     for start in track(range(0, len(networks), WAVE), "networks"):
@@ -87,6 +79,21 @@ def main() -> None:
                     "kernels_told_wrong": sum(((told - real) + (real - told)).values()),
                 }
             )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--max-time", type=float, default=300.0)
+    parser.add_argument("--zoo", type=Path, default=zoo.FOLDER)
+    parser.add_argument("--home", type=Path)
+    options = parser.parse_args()
+    networks = [*zoo.networks(options.zoo), *zoo.made(zoo.FRESH, options.zoo)]
+    with tempfile.TemporaryDirectory() as home:
+        workspace = Workspace(options.home or Path(home))
+        measured = profiled(workspace, options.max_time)
+        predictor = store.load(workspace, measured.setting, SPACE)
+        rows = judge(predictor, measured, networks)  # its models are read when first needed, so while the folder is there
     seen, unseen = ([row for row in rows if row["fresh"] is kind] for kind in (False, True))
     never = {f"never_seen_{key}": value for key, value in {"networks": len(unseen), **_summary(unseen)}.items()}
     publish("predictor_zoo", _claim(rows), rows, **_summary(seen), **never, **_profile(measured, predictor.model.held_out.mape))
