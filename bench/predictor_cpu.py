@@ -200,9 +200,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--networks", type=int, default=60)
     parser.add_argument("--max-time", type=float, default=90.0)
-    parser.add_argument("--case", nargs="*", help="words that a case's name must have, such as resnet or int8")
+    parser.add_argument("--case", nargs="*", help="cases that have one of these in their name, such as int8 or 'mobilenet, 2 threads'")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    for word in options.case or ():
+        if not any(word in case.name for case in CASES):
+            parser.error(f"no case has '{word}' in its name; there are: {'; '.join(case.name for case in CASES)}")
     for case in CASES:
         if not options.case or any(word in case.name for word in options.case):
             found, facts = run(case, options.networks, options.max_time, options.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from math import ceil
@@ -132,6 +132,7 @@ class SearchEvaluator:
     surrogate: AccuracySurrogate = field(init=False)
     trained: dict[Genotype, float] = field(init=False, default_factory=dict)
     _scores: dict[Genotype, dict[str, float]] = field(init=False, default_factory=dict)
+    _refined: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng([self.problem.seed, POPULATION])
@@ -187,15 +188,12 @@ class SearchEvaluator:
         return found
 
     def refine(self, archive: Archive) -> bool:
-        """Trains the most promising networks of the front that were not trained yet; see `Evaluator.refine`."""
-        left = self.trainings - len(self.trained)
-        if left <= 0 or "accuracy" not in self.problem.metrics:
+        """Trains the most promising networks that were not trained yet, as many as are due by now; see `Evaluator.refine`."""
+        self._refined += 1
+        due = min(self.trainings, self._share() * self._refined) - len(self.trained)
+        if due <= 0 or "accuracy" not in self.problem.metrics:
             return False
-        chosen = [
-            evaluation.genotype
-            for evaluation in sorted(archive.front(self.problem), key=lambda e: (-e.metrics["accuracy"].high, e.genotype))
-            if evaluation.genotype not in self.trained
-        ][: min(left, self._share())]
+        chosen = self._promising(archive)[:due]
         for genotype in chosen:
             self.tell(f"training {len(self.trained) + 1} of {self.trainings}")
             self.trained[genotype] = self.train_briefly(genotype)
@@ -203,6 +201,17 @@ class SearchEvaluator:
             rows = [Row(genotype=g, proxies=self.proxies(g), accuracy=accuracy) for g, accuracy in self.trained.items()]
             self.surrogate.fit(rows)
         return bool(chosen)
+
+    def _promising(self, archive: Archive) -> list[Genotype]:
+        """Networks that keep the limits and were not trained yet: the front's first, then the others, the most hopeful first."""
+
+        def hopeful(evaluations: Iterable[Evaluation]) -> list[Genotype]:
+            ranked = sorted(evaluations, key=lambda e: (-e.metrics["accuracy"].high, e.genotype))
+            return [evaluation.genotype for evaluation in ranked]
+
+        kept = (evaluation for evaluation in archive.latest().values() if self.problem.feasible(evaluation))
+        ranked = dict.fromkeys([*hopeful(archive.front(self.problem)), *hopeful(kept)])
+        return [genotype for genotype in ranked if genotype not in self.trained]
 
     def _share(self) -> int:
         """Trainings per generation, so that they last through the run."""

@@ -20,6 +20,7 @@ from hwnas.export.verify import verify
 from hwnas.ir import onnx
 from hwnas.units import format_fraction, format_seconds
 from hwnas.workflows import search as workflow
+from hwnas.workflows.evaluator import NOT_SCORED
 from hwnas.workflows.runs import SearchOptions
 
 SPACE = "mobilenet-small"
@@ -151,7 +152,8 @@ def test_a_run_is_written_down(job: Job) -> None:
     assert record["replay"] == job.said["search"]["replay"]
     with run.archive(readonly=True) as archive:
         cost = archive.cost()
-        assert len(archive.results("training")) == 2 + 2
+        kept = [each for each in archive.latest().values() if each.source["accuracy"] != NOT_SCORED]
+        assert len(archive.results("training")) == min(2, len(kept)) + 2  # briefly, and with two seeds
         assert len(archive.latest()) == 16
     assert all(cost[kind] > 0 for kind in ("proxies", "training", "measurement", "export"))
 

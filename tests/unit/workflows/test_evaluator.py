@@ -130,6 +130,23 @@ def test_trainings_are_spread_over_the_generations(trainings: int, population: i
     assert len(judge.trained) == sum(spread) <= trainings
 
 
+def test_trainings_do_not_lapse_where_the_front_is_small(archive: Archive) -> None:
+    """When all of the front is trained, the most hopeful that keep the limits follow; what breaks one is never trained."""
+
+    def seen(genotype: Genotype, latency: float, accuracy: float) -> Evaluation:
+        return Evaluation(genotype=genotype, metrics={"latency": Bounded.exact(latency), "accuracy": Bounded.exact(accuracy)})
+
+    asked = problem("latency<=3s", evaluations=8)
+    judge = evaluator(archive, asked, trainings=4)  # two a generation
+    archive.add([seen(A, 1, 0.9), seen(B, 2, 0.5), seen(C, 3, 0.6), seen(D, 4, 1)], generation=1, epoch=0)
+    assert [evaluation.genotype for evaluation in archive.front(asked)] == [A]
+    assert judge.refine(archive)
+    assert list(judge.trained) == [A, C]
+    assert judge.refine(archive)
+    assert list(judge.trained) == [A, C, B]
+    assert not judge.refine(archive)
+
+
 def test_a_training_changes_what_is_thought_of_the_others(archive: Archive) -> None:
     """The trained network has the accuracy that it reached, exactly; the surrogate speaks for the others from then on."""
     asked = problem(evaluations=4)
