@@ -15,7 +15,7 @@ from hwnas.units import format_bytes, format_fraction, format_seconds
 
 if TYPE_CHECKING:
     from hwnas.workflows.kernels import Built, Uses
-    from hwnas.workflows.kernels_bench import Benched
+    from hwnas.workflows.kernels_worth import Benched
 
 _names = click.option("--kernel", "names", multiple=True, help="Kernel; repeatable, all by default.")
 _precisions = click.Choice(["fp32", "fp16", "bf16"])
@@ -136,7 +136,11 @@ def _print_uses(found: Uses) -> None:
 @_network
 @click.option("--device", required=True, help="Card to measure on.")
 @click.option("--precision", type=_precisions, default="fp16", show_default=True, help="Of the tensors.")
-@click.option("--baseline", type=click.Choice(["compile", "eager"]), default="compile", show_default=True, help="What torch does instead.")
+@click.option(
+    "--against",
+    default=None,
+    help="What the kernels meet: a runtime, torch, or compile (torch compiled); the runtime that 'hwnas profile' would use by default.",
+)
 @_names
 @options.as_json
 def bench(
@@ -146,7 +150,7 @@ def bench(
     batch: int,
     device: str,
     precision: str,
-    baseline: str,
+    against: str | None,
     names: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -156,7 +160,7 @@ def bench(
 
     given = model is not None or space is not None or genotype is not None
     graph = network(model=model, space=space, genotype=genotype, batch=batch) if given else None
-    found = run(graph, device=device, precision=precision, baseline=baseline, names=names)
+    found = run(graph, device=device, precision=precision, against=against, names=names)
     if as_json:
         options.print_json(found.as_json())
         return
@@ -166,14 +170,14 @@ def bench(
 def print_benched(found: Benched) -> None:
     """Prints what was measured and the verdict."""
     console = options.console()
-    table = Table("kernel", "case", "places", "kernel time", "runtime's", "speed-up", "interval", "verdict")
+    table = Table("kernel", "case", "places", "kernel adds", "runtime adds", "by", "speed-up", "verdict")
     for timing in found.timings:
         low, high = timing.speedup.low, timing.speedup.high
         times = (
             format_seconds(timing.kernel_s),
             format_seconds(timing.baseline_s),
-            f"{timing.speedup.median:.3f}",
-            f"[{low:.3f}, {high:.3f}]",
+            "unknown" if timing.fusion is None else str(timing.fusion),
+            f"{timing.speedup.median:.3f} [{low:.3f}, {high:.3f}]",
         )
         table.add_row(timing.kernel, timing.case.name, f"{timing.places}", *times, timing.verdict)
     console.print(table)
@@ -187,3 +191,5 @@ def print_benched(found: Benched) -> None:
             )
         )
     console.print(f"  {found.where}")
+    for note in found.notes:
+        click.echo(f"hwnas: note: {note}", err=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from hwnas.errors import MeasurementError, UsageError, require
+from hwnas.kernels.chain import on_rows
 from hwnas.kernels.source import PRECISIONS, Attrs, Case, KernelSource, Tuning
 
 LARGEST_GRID = 65_535  # programs along any axis but the first
@@ -69,6 +71,53 @@ def prepare(source: KernelSource, tensors: Mapping[str, Any], attrs: Attrs, tuni
         return outputs
 
     return launch
+
+
+def row(
+    source: KernelSource, case: Case, *, tuning: Tuning, precision: str, device: str, products: int, works: int
+) -> Callable[[], dict[str, Any]]:
+    """A call that does what a network of `hwnas.kernels.chain` does: products in a row, with the kernel before the first `works` of them.
+
+    Each launch and each product has weights of its own, reads what was written before it, and writes into memory that is made once.
+
+    Returns:
+        The call; it gives the outputs of the last launch, and `value`, that of the last product.
+    """
+    torch = require("torch")
+    tensors = random_tensors(case, precision, device)
+    value = x = tensors["x"]
+    steps: list[Callable[[], object]] = []
+    last: dict[str, Any] = {}
+    for i in range(products):
+        made = value
+        if i < works:
+            fresh = random_tensors(case, precision, device, seed=i)
+            carried = {key: last.get("total", tensors[key]) for key in ("residual",) if key in tensors}
+            launch = prepare(source, {**fresh, **carried, "x": value if value.shape == x.shape else x}, case.attrs, tuning)
+            last = dict(zip(source.code.OUTPUTS, launch(), strict=True))
+            steps.append(launch)
+            made = last["y"]
+        product, value = _product(torch, made, rows=on_rows(source.name), seed=i)
+        steps.append(product)
+
+    def run() -> dict[str, Any]:
+        for step in steps:
+            step()
+        return {**last, "value": value}
+
+    return run
+
+
+def _product(torch: Any, value: Any, *, rows: bool, seed: int) -> tuple[Callable[[], object], Any]:
+    """A product of a value with weights that keeps its shape and its size, into memory that is made once."""
+    flat = value.reshape(1, -1, value.shape[-1]) if rows else value.flatten(2)
+    width = flat.shape[2] if rows else flat.shape[1]
+    drawn = torch.randn((width, width), generator=torch.Generator().manual_seed(seed)) / width**0.5
+    weight = drawn.to(value.device, value.dtype).expand(flat.shape[0], width, width)
+    out = torch.empty_like(flat)
+    product = partial(torch.bmm, *((flat, weight) if rows else (weight, flat)), out=out)
+    product()
+    return product, out.view(value.shape)
 
 
 def check(source: KernelSource, found: tuple[Any, ...], tensors: Mapping[str, Any], attrs: Attrs, precision: str) -> float:

@@ -97,10 +97,17 @@ class Guard:
         state: of the device now.
         clock: time, and waiting.
         back_off_s: pauses before further attempts.
+        remedy: what to do where the device stays slow.
     """
 
-    def __init__(self, state: Callable[[], DeviceState], clock: Clock | None = None, back_off_s: tuple[float, ...] = BACK_OFF_S) -> None:
-        self._state, self._clock, self._back_off_s = state, clock or SystemClock(), back_off_s
+    def __init__(
+        self,
+        state: Callable[[], DeviceState],
+        clock: Clock | None = None,
+        back_off_s: tuple[float, ...] = BACK_OFF_S,
+        remedy: str = "what was measured is kept: let it cool, or free it, and go on with --resume",
+    ) -> None:
+        self._state, self._clock, self._back_off_s, self._remedy = state, clock or SystemClock(), back_off_s, remedy
 
     def take(self, item: int, take: Callable[[], T], *, round_: int, note: Callable[[Batch], None]) -> T:
         """What `take` measures, taken again while the device is slowed down.
@@ -124,6 +131,6 @@ class Guard:
             if pause_s is not None:
                 self._clock.sleep(pause_s)
         raise MeasurementError(
-            f"the device stays slow: {reason}, {len(self._back_off_s) + 1} times in a row over {sum(self._back_off_s):.0f} s; what was "
-            f"measured is kept: let it cool, or free it, and go on with --resume"
+            f"the device stays slow: {reason}, {len(self._back_off_s) + 1} times in a row over {sum(self._back_off_s):.0f} s; "
+            f"{self._remedy}"
         )

@@ -10,7 +10,7 @@ from commands import invoke
 from hwnas.cli.kernels import print_benched
 from hwnas.kernels import Tuning, find
 from hwnas.runtimes.samples import Ratio
-from hwnas.workflows.kernels_bench import Benched, Timing
+from hwnas.workflows.kernels_worth import Benched, Fusion, Timing
 
 
 def test_list() -> None:
@@ -49,6 +49,9 @@ def test_match(tmp_path: Path) -> None:
         (("bench", "--device", "a10000"), 2, "unknown device"),
         (("bench", "--device", "cpu"), 2, "run on NVIDIA cards"),
         (("bench",), 2, "--device"),
+        (("bench", "--device", "a100", "--precision", "bf16"), 2, "hwnas drives tensorrt in fp32 or fp16, not in bf16"),
+        (("bench", "--device", "a100", "--against", "onnxruntime-cuda"), 2, "in fp32, not in fp16; change --precision"),
+        (("bench", "--device", "a100", "--against", "tensorflow"), 2, "measured against one of tensorrt, onnxruntime-cuda"),
         (("build", "--arch", "sm91"), 2, "unknown architecture 'sm91'"),
         (("build", "--kernel", "gemm"), 2, "unknown kernel 'gemm'"),
         (("match",), 2, "give a network"),
@@ -63,10 +66,21 @@ def test_refusals(words: tuple[str, ...], code: int, complaint: str) -> None:
 
 
 def test_a_verdict_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the interval, for every kernel and for the network."""
+    """With the interval and what the runtime made of the work, for every kernel and for the network; what has to be known is a note."""
     case, tuning, speedup = find("squeeze_excite").cases[0], Tuning(warps=4, sizes={}), Ratio(median=2.0, low=1.9, high=2.1)
-    timing = Timing(kernel="squeeze_excite", case=case, places=5, tuning=tuning, kernel_s=2e-6, baseline_s=4e-6, speedup=speedup)
-    print_benched(Benched(where="some card", timings=(timing,), network_s=50e-6))
-    text = " ".join(capsys.readouterr().out.split())
+    timing = Timing(
+        kernel="squeeze_excite",
+        case=case,
+        places=5,
+        tuning=tuning,
+        kernel_s=2e-6,
+        baseline_s=4e-6,
+        speedup=speedup,
+        fusion=Fusion(kernels=6, alone=True, copies=2),
+    )
+    print_benched(Benched(where="some card", timings=(timing,), network_s=50e-6, notes=("1 of 2 batches are flagged",)))
+    said = capsys.readouterr()
+    text = " ".join(said.out.split())
     assert "pays: 1.250 [1.234, 1.265] times as fast on this network (50 us without), from single kernels" in text.replace("µs", "us")
     assert "some card" in text
+    assert said.err == "hwnas: note: 1 of 2 batches are flagged\n"
