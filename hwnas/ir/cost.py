@@ -12,18 +12,23 @@ Conventions, the same for a node of a graph and for a kernel of a runtime:
 - Einsum costs, for every combination of its indices, one multiplication or addition for each of its inputs: 2 for a product of two.
 - Fusions that are a runtime's own operators cost what their parts do, as far as they compute one function: the sum of a
   SkipLayerNormalization 1 more, the bias of a BiasGelu 1 more.
+- A recurrent layer costs its two matrix products, for every step, direction and gate; gates and states ride along.
+- A cumulative sum costs 1 per element, a discrete Fourier transform 5 n log2 n (the count by which transforms are compared), the k
+  largest of n elements 1 per element read and comparison in a heap of k (log2 k), and looking an image up between its pixels 2 per
+  weighted neighbour.
 - Whatever only moves data costs 0, and so does any other operator that is a runtime's own (layout reorders).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from math import ceil, log2, prod
 from typing import Any
 
 from hwnas.ir.einsum import index_sizes
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Attrs, Node, TensorSpec
+from hwnas.ir.op_recurrent import DIRECTIONS, GATES
 from hwnas.ir.ops import OPS
 
 # Their output is their input under another shape or name: no work, no storage.
@@ -83,6 +88,29 @@ def _resize(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
     return 2 * outputs[0].numel * taps**resized if taps and resized else 0
 
 
+def _recurrent(gates: int) -> _Count:
+    def count(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+        steps, batch, width = inputs[0].shape
+        hidden, directions = int(attrs["hidden_size"]), DIRECTIONS[attrs["direction"]]
+        return 2 * steps * batch * directions * gates * hidden * (width + hidden)
+
+    return count
+
+
+def _dft(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    length = int(attrs["dft_length"])
+    return 5 * ceil(inputs[0].numel // inputs[0].shape[-1] * log2(max(length, 2)))
+
+
+def _top_k(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    return ceil(inputs[0].numel * (1 + log2(int(attrs["k"]))))
+
+
+def _grid_sample(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
+    taps = {"nearest": 0, "linear": 2, "cubic": 4}[attrs["mode"]]
+    return 2 * outputs[0].numel * taps ** (len(inputs[0].shape) - 2) if taps else 0
+
+
 def _lrn(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
     return outputs[0].numel * (int(attrs["size"]) + 4)
 
@@ -90,22 +118,28 @@ def _lrn(attrs: Mapping[str, Any], inputs: Specs, outputs: Specs) -> int:
 _ELEMENTWISE = _per_output(1)
 _STATISTICS = _per_output(7)
 _COUNTS: Mapping[str, _Count] = {
+    "ArgMax": _per_input,
+    "ArgMin": _per_input,
     "AveragePool": _pool,
     "BatchNormalization": _per_output(2),
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Col2Im": _per_input,
+    "DFT": _dft,
     "Einsum": _einsum,
     "Gemm": _gemm,
     "GlobalAveragePool": _per_input,
     "GlobalMaxPool": _per_input,
+    "GridSample": _grid_sample,
     "GroupNormalization": _STATISTICS,
     "InstanceNormalization": _STATISTICS,
     "LayerNormalization": _STATISTICS,
     "MatMul": _matmul,
     "MaxPool": _pool,
     **{op: _per_input for op in OPS if op.startswith("Reduce")},
+    **{op: _recurrent(gates) for op, gates in GATES.items()},
     "Resize": _resize,
+    "TopK": _top_k,
     "Softmax": _per_output(5),
     "LogSoftmax": _per_output(5),
     "LRN": _lrn,
@@ -118,12 +152,16 @@ _COPIES = {
     "Gather",
     "GatherElements",
     "GatherND",
+    "OneHot",
     "Pad",
+    "ScatterElements",
+    "ScatterND",
     "Slice",
     "SpaceToDepth",
     "Split",
     "Tile",
     "Transpose",
+    "Trilu",
 }
 _MOVES = VIEWS | _COPIES
 

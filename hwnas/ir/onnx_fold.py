@@ -15,8 +15,8 @@ from hwnas.ir.node import Array, TensorSpec
 # Small arithmetic on shapes. Anything else stays a node: the graph is as the file has it.
 # fmt: off
 FOLDABLE = frozenset({
-    "Abs", "Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor",
-    "Gather", "GatherElements", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Pow", "Range", "ReduceMax",
+    "Abs", "Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Expand", "Floor",
+    "Gather", "GatherElements", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Pow", "Range", "ReduceMax",
     "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Shape", "Size", "Slice", "Sqrt", "Squeeze",
     "Sub", "Transpose", "Unsqueeze", "Where",
 })

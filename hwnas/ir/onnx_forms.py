@@ -14,15 +14,20 @@ MAX_INLINE_BYTES = 1_900_000_000  # of weights in one message: protobuf ends at 
 OPSETS = range(17, 22)  # written, and read without conversion
 
 # Reductions take their axes as an input from opset 18 on (ReduceSum from 13 on), as an attribute before.
-REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare")
+REDUCTIONS = tuple(f"Reduce{how}" for how in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"))
+
+TENSOR = ""  # among slots: an input that stays one
 
 # Inputs that are attributes here, from the second input on: the position is the index. Names that no operator of hwnas keeps
 # (roi, ratio, ...) are understood by the reader and never written.
 SLOTS: Mapping[str, tuple[str, ...]] = {
     "Clip": ("min", "max"),
     "Col2Im": ("image_shape", "block_shape"),
+    "CumSum": ("axis",),
+    "DFT": ("dft_length", "axis"),
     "Dropout": ("ratio", "training_mode"),
     "Expand": ("shape",),
+    "OneHot": ("depth", TENSOR),
     "Pad": ("pads", "value", "axes"),
     **dict.fromkeys(REDUCTIONS, ("axes",)),
     "Reshape": ("shape",),
@@ -31,14 +36,17 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "Split": ("split",),
     "Squeeze": ("axes",),
     "Tile": ("repeats",),
+    "TopK": ("k",),
+    "Trilu": ("k",),
     "Unsqueeze": ("axes",),
 }
 
-# Values of one number each, in the element type of the node's data; every other slot is a list.
-SCALAR_SLOTS = frozenset({"min", "max", "value", "ratio", "training_mode"})
+# Values of one number each: those of the node's data, in its element type, and counts and axes. Every other slot is a list.
+DATA_SLOTS = frozenset({"min", "max", "value", "ratio", "training_mode"})
+SCALAR_SLOTS = DATA_SLOTS | {"axis", "depth", "dft_length", "k"}
 
 # The first opset that has an operator, where it is newer than the oldest one written.
-SINCE: Mapping[str, int] = {"Col2Im": 18, "Gelu": 20, "GroupNormalization": 21, "Mish": 18}
+SINCE: Mapping[str, int] = {"Col2Im": 18, "DFT": 20, "Gelu": 20, "GridSample": 20, "GroupNormalization": 21, "Mish": 18}
 
 _DTYPES: Mapping[str, int] = {
     "float64": onnx.TensorProto.DOUBLE,
@@ -72,12 +80,14 @@ def from_element_type(number: int) -> str:
     return _NAMES[number]
 
 
-def slot_array(slot: str, value: object, dtype: str) -> Array:
+def slot_array(op: str, slot: str, value: object, dtype: str) -> Array:
     """The constant by which ONNX passes an attribute.
 
     Args:
+        op: the operator.
         slot: name of the attribute.
         value: its value.
-        dtype: element type of the node's data, which scalars share.
+        dtype: element type of the node's data, which limits and fillings share.
     """
-    return np.asarray(value, dtype if slot in SCALAR_SLOTS else "float32" if slot == "scales" else "int64")
+    array = np.asarray(value, dtype if slot in DATA_SLOTS else "float32" if slot == "scales" else "int64")
+    return array.reshape(1) if op == "TopK" else array  # the only number that ONNX wants as a list

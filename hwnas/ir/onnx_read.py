@@ -16,13 +16,21 @@ from hwnas.errors import GraphError, did_you_mean
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, Node, TensorSpec, Weight
 from hwnas.ir.onnx_fold import FOLDABLE, Folder
-from hwnas.ir.onnx_forms import OPSETS, SCALAR_SLOTS, SLOTS, from_element_type
+from hwnas.ir.onnx_forms import OPSETS, SCALAR_SLOTS, SLOTS, TENSOR, from_element_type
 from hwnas.ir.onnx_translate import translate
 from hwnas.ir.ops import OPS, canonical, infer
 
 SMALL_WEIGHT = 1024  # elements
 OLDEST_OPSET = 7  # the oldest that onnx converts upwards
-_READABLE = frozenset(OPS) | FOLDABLE | {"Constant", "Dropout"}
+# Whose inputs' values decide the shape of what they write: readable where these are constants.
+_DATA_SHAPED = frozenset({"Compress", "ConstantOfShape", "NonMaxSuppression", "NonZero", "Range", "Unique"})
+_READABLE = frozenset(OPS) | FOLDABLE | _DATA_SHAPED | {"Constant", "Dropout"}
+# Operators that changed their form: read in the last one.
+_CHANGED = {
+    "DFT": 20,  # before, its axis was an attribute
+    "GridSample": 20,  # before, its modes had other names
+    "GroupNormalization": 21,  # before, its scale and bias were per group
+}
 
 
 def load(path: str | Path, *, batch: int | None = None) -> Graph:
@@ -167,8 +175,8 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model at an opset that is read without conversion."""
     opset = _opset(model)
     target = min(max(opset, OPSETS[0]), OPSETS[-1])
-    if any(node.op_type == "GroupNormalization" for node in model.graph.node):
-        target = OPSETS[-1]  # before 21 its scale and bias were per group
+    if any(opset < _CHANGED.get(node.op_type, 0) for node in model.graph.node):
+        target = OPSETS[-1]
     if target == opset:
         return model
     if opset < OLDEST_OPSET:
@@ -255,14 +263,19 @@ class _Reader:
             proto = resolved
         if self._folder.fold(proto, name, self._specs):
             return
+        if proto.op_type in _DATA_SHAPED:
+            raise GraphError(
+                f"node '{name}' ({proto.op_type}): the shape of what it writes depends on the network's input; only static shapes are "
+                "supported: export the model without it, or cut it off there"
+            )
         slots = SLOTS.get(proto.op_type)
         for slot, value in zip(slots or (), proto.input[1:], strict=False):
-            if value:
+            if value and slot != TENSOR:
                 attrs |= self._slot(slot, value, f"node '{name}' ({proto.op_type})")
         if proto.op_type == "Dropout":
             self._drop(proto, name, attrs)
             return
-        inputs = list(proto.input[:1] if slots else proto.input)
+        inputs = [value for i, value in enumerate(proto.input) if slots is None or i == 0 or slots[i - 1] == TENSOR]
         while inputs and not inputs[-1]:
             inputs.pop()
         for value in inputs:
@@ -316,11 +329,9 @@ class _Reader:
 
     def _written(self, proto: onnx.NodeProto, name: str) -> tuple[str, ...]:
         outputs = list(proto.output)
-        if proto.op_type == "Split":
-            return tuple(value or f"{name}.unused_{index}" for index, value in enumerate(outputs))
-        while len(outputs) > 1 and outputs[-1] not in self._read - {""}:
+        while len(outputs) > 1 and outputs[-1] not in self._read - {""} and proto.op_type not in ("Split", "TopK"):
             outputs.pop()  # an optional output, such as the indices of a MaxPool
-        return tuple(outputs)
+        return tuple(value or f"{name}.unused_{index}" for index, value in enumerate(outputs))
 
 
 def _attribute(attribute: onnx.AttributeProto, name: str) -> Any:

@@ -11,6 +11,7 @@ from hwnas.errors import GraphError
 from hwnas.ir.node import TensorSpec
 from hwnas.ir.onnx_forms import REDUCTIONS, from_element_type
 from hwnas.ir.op_complete import Attributes
+from hwnas.ir.op_recurrent import ACTIVATIONS, GATES
 from hwnas.ir.op_shapes import axis_of
 
 
@@ -28,6 +29,7 @@ class _Draft:
 _NEUTRAL: Mapping[str, Mapping[str, object]] = {
     "BatchNormalization": {"momentum": None, "training_mode": 0, "spatial": 1},
     "Cast": {"saturate": None, "round_mode": None},
+    **{op: {"activation_alpha": None, "activation_beta": None, "layout": 0} for op in GATES},
     "GroupNormalization": {"stash_type": 1},
     "LayerNormalization": {"stash_type": 1},
     "MaxPool": {"storage_order": None},
@@ -188,6 +190,17 @@ def _resize(draft: _Draft) -> str:
     return "Resize"
 
 
+def _recurrent(draft: _Draft) -> str:
+    """Refuses what no exporter of torch writes."""
+    attrs, default = draft.attrs, ACTIVATIONS[draft.op]
+    given = tuple(name if isinstance(name, str) else name.decode() for name in attrs.pop("activations", ()))
+    if given and given != default * (len(given) // len(default)):
+        raise GraphError(f"activations {', '.join(given)} are not supported, only {', '.join(default)}")
+    if attrs.pop("clip", 0.0) or attrs.pop("input_forget", 0):
+        raise GraphError("clipping and coupled gates are not supported")
+    return draft.op
+
+
 _TRANSLATIONS: Mapping[str, Callable[[_Draft], str]] = {
     "AveragePool": _window,
     "Cast": _cast,
@@ -195,6 +208,7 @@ _TRANSLATIONS: Mapping[str, Callable[[_Draft], str]] = {
     "ConvTranspose": _conv_transpose,
     "MaxPool": _window,
     "Pad": _pad,
+    **dict.fromkeys(GATES, _recurrent),
     **dict.fromkeys(REDUCTIONS, _reduce),
     "Resize": _resize,
     "Split": _split,

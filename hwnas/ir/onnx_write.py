@@ -13,7 +13,7 @@ from hwnas import __version__
 from hwnas.errors import GraphError
 from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, Node, TensorSpec
-from hwnas.ir.onnx_forms import MAX_INLINE_BYTES, OPSETS, REDUCTIONS, SINCE, SLOTS, slot_array, to_element_type
+from hwnas.ir.onnx_forms import MAX_INLINE_BYTES, OPSETS, REDUCTIONS, SINCE, SLOTS, TENSOR, slot_array, to_element_type
 from hwnas.ir.ops import OPS
 
 
@@ -127,8 +127,9 @@ def _node(graph: Graph, node: Node, opset: int, constants: dict[str, onnx.Tensor
     attrs = _written(node, opset)
     inputs = list(node.inputs)
     slots = () if node.op in REDUCTIONS and node.op != "ReduceSum" and opset < 18 else SLOTS.get(node.op, ())
-    for slot in slots:
-        inputs.append(_constant(graph, node, slot, attrs.pop(slot), constants) if slot in attrs else "")
+    for position, slot in enumerate(slots, start=1):
+        if slot != TENSOR:
+            inputs.insert(position, _constant(graph, node, slot, attrs.pop(slot), constants) if slot in attrs else "")
     while inputs and not inputs[-1]:
         inputs.pop()
     proto = helper.make_node(node.op, inputs, list(node.outputs), name=node.name)
@@ -140,7 +141,7 @@ def _constant(graph: Graph, node: Node, slot: str, value: object, constants: dic
     name = f"{node.name}.{slot}"
     while name in graph.specs or name in constants:
         name += "_"
-    constants[name] = _tensor(name, slot_array(slot, value, graph.input_specs(node)[0].dtype))
+    constants[name] = _tensor(name, slot_array(node.op, slot, value, graph.input_specs(node)[0].dtype))
     return name
 
 

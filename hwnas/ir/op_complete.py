@@ -113,9 +113,9 @@ def cut(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
     rows = []
     for start, end, axis_, step in zip(starts, ends, axes, steps, strict=True):
         axis = axis_of(int(axis_), len(shape))
-        if int(step) < 1:
-            raise GraphError(f"a step of {step} is not supported; steps must be positive")
         low, high, _ = slice(int(start), int(end), int(step)).indices(shape[axis])
+        if high < 0:  # backwards through the first element, which -1 does not say: it is the last
+            high = -shape[axis] - 1
         rows.append((axis, low, high, int(step)))
     rows.sort()
     attrs["axes"], attrs["starts"], attrs["ends"], attrs["steps"] = zip(*rows, strict=True)
@@ -164,3 +164,21 @@ def resize(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
 def expand(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
     """The whole shape: the one asked for and the input's, broadcast."""
     attrs["shape"] = broadcast(inputs[0].shape, tuple(int(size) for size in attrs["shape"]))
+
+
+def rows(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    """A diagonal within reach: all further ones leave the same."""
+    shape = inputs[0].shape
+    if len(shape) > 1:
+        attrs["k"] = max(-shape[-2], min(int(attrs["k"]), shape[-1]))
+
+
+def one_hot(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    """A non-negative axis among those of the result."""
+    attrs["axis"] = axis_of(int(attrs["axis"]), len(inputs[0].shape) + 1)
+
+
+def dft(attrs: Attributes, inputs: Sequence[TensorSpec]) -> None:
+    """A non-negative axis, and its length."""
+    axis(attrs, inputs)
+    attrs["dft_length"] = int(inputs[0].shape[attrs["axis"]] if attrs["dft_length"] is None else attrs["dft_length"])

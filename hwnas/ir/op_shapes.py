@@ -180,7 +180,7 @@ def cut(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     """As many elements along each axis as its steps reach."""
     shape = list(inputs[0].shape)
     for axis, start, end, step in zip(node.ints("axes"), node.ints("starts"), node.ints("ends"), node.ints("steps"), strict=True):
-        shape[axis] = len(range(start, end, step))
+        shape[axis] = len(range(*slice(start, end, step).indices(shape[axis])))
     return [TensorSpec(tuple(shape), inputs[0].dtype)]
 
 
@@ -265,34 +265,6 @@ def expand(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return [TensorSpec(node.ints("shape"), inputs[0].dtype)]
 
 
-def gather(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
-    """The axis is replaced by the dimensions of the indices."""
-    shape, axis = inputs[0].shape, int(node.attr("axis"))
-    if not inputs[1].dtype.startswith("int"):
-        raise GraphError(f"indices must be integers, got {inputs[1].dtype}")
-    return [TensorSpec((*shape[:axis], *inputs[1].shape, *shape[axis + 1 :]), inputs[0].dtype)]
-
-
-def gather_elements(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
-    """One element for each index, found along the axis at the index's own place in all others."""
-    data, indices, axis = inputs[0].shape, inputs[1].shape, int(node.attr("axis"))
-    if not inputs[1].dtype.startswith("int"):
-        raise GraphError(f"indices must be integers, got {inputs[1].dtype}")
-    if len(data) != len(indices) or any(many > size for i, (many, size) in enumerate(zip(indices, data, strict=True)) if i != axis):
-        raise GraphError(f"indices of shape {list(indices)} reach outside {list(data)}")
-    return [TensorSpec(indices, inputs[0].dtype)]
-
-
-def gather_nd(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
-    """The last dimension of the indices picks along as many axes, behind the leading dimensions that both share."""
-    shape, (*rest, depth), batch = inputs[0].shape, inputs[1].shape, int(node.attr("batch_dims"))
-    if inputs[1].dtype != "int64":
-        raise GraphError(f"indices must be int64, got {inputs[1].dtype}")
-    if shape[:batch] != tuple(rest[:batch]) or batch + depth > len(shape):
-        raise GraphError(f"{depth} indices and {batch} shared dimensions do not fit")
-    return [TensorSpec((*rest, *shape[batch + depth :]), inputs[0].dtype)]
-
-
 def tile(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     """Every dimension times its repeats."""
     return [TensorSpec(tuple(size * many for size, many in zip(inputs[0].shape, node.ints("repeats"), strict=True)), inputs[0].dtype)]
@@ -324,3 +296,30 @@ def space_to_depth(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorS
     if h % block or w % block:
         raise GraphError(f"{h} x {w} does not divide into blocks of {block} x {block}")
     return [TensorSpec((n, c * block**2, h // block, w // block), inputs[0].dtype)]
+
+
+def grid_sample(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """[N, C, spatial...] looked up at a grid [N, points..., spatial rank] gives [N, C, points...]."""
+    data, (batch, *points, rank) = inputs[0].shape, inputs[1].shape
+    if batch != data[0] or not len(data) - 2 == len(points) == rank:
+        raise GraphError(f"a grid of shape {list(inputs[1].shape)} does not fit {list(data)}")
+    return [TensorSpec((*data[:2], *points), inputs[0].dtype)]
+
+
+def dft(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """[..., 1 or 2] (real, or real and imaginary parts) gives [..., 2], its axis as long as asked for, or about half where one-sided."""
+    shape = list(inputs[0].shape)
+    axis, length = int(node.attr("axis")), int(node.attr("dft_length"))
+    if shape[-1] not in (1, 2) or axis == len(shape) - 1:
+        raise GraphError(f"its last dimension holds real and imaginary parts: it is 1 or 2 and not transformed, got {shape[-1]}")
+    if node.attr("onesided") and node.attr("inverse"):
+        raise GraphError("a one-sided inverse is not supported")
+    shape[axis], shape[-1] = length // 2 + 1 if node.attr("onesided") else length, 2
+    return [TensorSpec(tuple(shape), inputs[0].dtype)]
+
+
+def matrices(node: Node, inputs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """Matrices stay as they are."""
+    if len(inputs[0].shape) < 2:
+        raise GraphError("it takes matrices")
+    return [inputs[0]]

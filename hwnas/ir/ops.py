@@ -14,6 +14,8 @@ import numpy as np
 
 from hwnas.errors import GraphError, did_you_mean
 from hwnas.ir import op_complete as complete
+from hwnas.ir import op_picks as picks
+from hwnas.ir import op_recurrent as recurrent
 from hwnas.ir import op_shapes as shapes
 from hwnas.ir.node import Attrs, AttrValue, Node, TensorSpec
 from hwnas.ir.op_complete import Attributes, Complete
@@ -158,6 +160,10 @@ _VARIADIC = OpSchema(infer=shapes.elementwise, arity=(1, _MANY), defaults={})
 _ALONG_AXIS = OpSchema(infer=shapes.same, arity=(1, 1), defaults={"axis": -1}, complete=complete.axis)
 _REDUCE = OpSchema(infer=shapes.reduce, arity=(1, 1), defaults={"axes": None, "keepdims": 1}, complete=complete.axes)
 _GLOBAL_POOL = OpSchema(infer=shapes.global_pool, arity=(1, 1), defaults={})
+_EXTREME = OpSchema(infer=picks.extreme, arity=(1, 1), defaults={"axis": 0, "keepdims": 1, "select_last_index": 0}, complete=complete.axis)
+_RECURRENT = OpSchema(
+    infer=recurrent.infer, arity=(3, 7), defaults={"direction": "forward", "hidden_size": None}, complete=recurrent.complete
+)
 _WINDOW: Mapping[str, AttrValue | None] = {"strides": None, "dilations": None, "pads": None}
 _FLOAT_MAX = single(3.4028234663852886e38)
 
@@ -185,7 +191,11 @@ OPS: Mapping[str, OpSchema] = {
     "Round": _unary(),
     "Sign": _unary(),
     "IsNaN": OpSchema(infer=shapes.comparison, arity=(1, 1), defaults={}),
+    "IsInf": OpSchema(infer=shapes.comparison, arity=(1, 1), defaults={"detect_negative": 1, "detect_positive": 1}),
     "Tanh": _unary(),
+    **{name: _unary() for name in ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan")},
+    "Celu": _unary(alpha=1.0),
+    "ThresholdedRelu": _unary(alpha=1.0),
     "Sqrt": _unary(),
     "Exp": _unary(),
     "Abs": _unary(),
@@ -207,6 +217,7 @@ OPS: Mapping[str, OpSchema] = {
     "Sub": _BINARY,
     "Mul": _BINARY,
     "Div": _BINARY,
+    "Mod": replace(_BINARY, defaults={"fmod": 0}),
     "Pow": replace(_BINARY, mixed_types=True),
     "Max": _VARIADIC,
     "Min": _VARIADIC,
@@ -219,6 +230,7 @@ OPS: Mapping[str, OpSchema] = {
     "LessOrEqual": _COMPARISON,
     "Not": _unary(),
     "Or": _COMPARISON,
+    "Xor": _COMPARISON,
     "Where": OpSchema(infer=shapes.where, arity=(3, 3), defaults={}, mixed_types=True),
     "Concat": OpSchema(infer=shapes.concat, arity=(1, _MANY), defaults={}, required=("axis",), complete=complete.axis),
     "Split": OpSchema(infer=shapes.split, arity=(1, 1), defaults={"axis": 0}, required=("split",), complete=complete.axis),
@@ -245,9 +257,27 @@ OPS: Mapping[str, OpSchema] = {
     "ReduceL1": _REDUCE,
     "ReduceL2": _REDUCE,
     "ReduceSumSquare": _REDUCE,
-    "Gather": OpSchema(infer=shapes.gather, arity=(2, 2), defaults={"axis": 0}, complete=complete.axis, mixed_types=True),
-    "GatherElements": OpSchema(infer=shapes.gather_elements, arity=(2, 2), defaults={"axis": 0}, complete=complete.axis, mixed_types=True),
-    "GatherND": OpSchema(infer=shapes.gather_nd, arity=(2, 2), defaults={"batch_dims": 0}, mixed_types=True),
+    "ReduceLogSum": _REDUCE,
+    "ReduceLogSumExp": _REDUCE,
+    "ArgMax": _EXTREME,
+    "ArgMin": _EXTREME,
+    "CumSum": OpSchema(
+        infer=shapes.same, arity=(1, 1), defaults={"exclusive": 0, "reverse": 0}, required=("axis",), complete=complete.axis
+    ),
+    "TopK": OpSchema(
+        infer=picks.top_k, arity=(1, 1), defaults={"axis": -1, "largest": 1, "sorted": 1}, required=("k",), complete=complete.axis
+    ),
+    "Gather": OpSchema(infer=picks.gather, arity=(2, 2), defaults={"axis": 0}, complete=complete.axis, mixed_types=True),
+    "GatherElements": OpSchema(infer=picks.gather_elements, arity=(2, 2), defaults={"axis": 0}, complete=complete.axis, mixed_types=True),
+    "GatherND": OpSchema(infer=picks.gather_nd, arity=(2, 2), defaults={"batch_dims": 0}, mixed_types=True),
+    "ScatterElements": OpSchema(
+        infer=picks.scatter_elements, arity=(3, 3), defaults={"axis": 0, "reduction": "none"}, complete=complete.axis, mixed_types=True
+    ),
+    "ScatterND": OpSchema(infer=picks.scatter_nd, arity=(3, 3), defaults={"reduction": "none"}, mixed_types=True),
+    "OneHot": OpSchema(
+        infer=picks.one_hot, arity=(2, 2), defaults={"axis": -1}, required=("depth",), complete=complete.one_hot, mixed_types=True
+    ),
+    "Trilu": OpSchema(infer=shapes.matrices, arity=(1, 1), defaults={"k": 0, "upper": 1}, complete=complete.rows),
     "Tile": OpSchema(infer=shapes.tile, arity=(1, 1), defaults={}, required=("repeats",)),
     "Expand": OpSchema(infer=shapes.expand, arity=(1, 1), defaults={}, required=("shape",), complete=complete.expand),
     "DepthToSpace": OpSchema(infer=shapes.depth_to_space, arity=(1, 1), defaults={"mode": "DCR"}, required=("blocksize",)),
@@ -261,8 +291,15 @@ OPS: Mapping[str, OpSchema] = {
     "Gemm": OpSchema(infer=shapes.gemm, arity=(2, 3), defaults={"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}),
     "MatMul": OpSchema(infer=shapes.matmul, arity=(2, 2), defaults={}),
     "Einsum": OpSchema(infer=shapes.einsum, arity=(1, _MANY), defaults={}, required=("equation",), complete=complete.einsum),
+    "RNN": _RECURRENT,
+    "GRU": replace(_RECURRENT, defaults={**_RECURRENT.defaults, "linear_before_reset": 0}),
+    "LSTM": replace(_RECURRENT, arity=(3, 8)),
+    "DFT": OpSchema(
+        infer=shapes.dft, arity=(1, 1), defaults={"axis": -2, "dft_length": None, "inverse": 0, "onesided": 0}, complete=complete.dft
+    ),
     "Softmax": _ALONG_AXIS,
     "LogSoftmax": _ALONG_AXIS,
+    "Hardmax": _ALONG_AXIS,
     "Pad": OpSchema(infer=shapes.pad, arity=(1, 1), defaults={"mode": "constant", "value": 0.0}, required=("pads",), complete=complete.pad),
     "Resize": OpSchema(
         infer=shapes.resize,
@@ -276,6 +313,12 @@ OPS: Mapping[str, OpSchema] = {
             "sizes": None,
         },
         complete=complete.resize,
+    ),
+    "GridSample": OpSchema(
+        infer=shapes.grid_sample,
+        arity=(2, 2),
+        defaults={"align_corners": 0, "mode": "linear", "padding_mode": "zeros"},
+        mixed_types=True,
     ),
     "Cast": OpSchema(infer=shapes.cast, arity=(1, 1), defaults={}, required=("to",)),
 }

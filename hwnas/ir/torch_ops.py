@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 
 from hwnas.errors import GraphError, require
+from hwnas.ir import torch_picks, torch_recurrent
 from hwnas.ir.node import Array, Node
 from hwnas.ir.ops import OPS
 from hwnas.ir.resample import axis_taps
@@ -118,12 +119,16 @@ def _split(node: Node, inputs: Specs, outputs: Specs) -> Run:
 
 
 def _slice(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    cuts = [slice(None)] * len(inputs[0].shape)
+    cuts, turned = [slice(None)] * len(inputs[0].shape), []
     for axis, start, end, step in zip(node.ints("axes"), node.ints("starts"), node.ints("ends"), node.ints("steps"), strict=True):
-        if (start, end, step) != (0, inputs[0].shape[axis], 1):
+        if step < 0:  # torch steps forwards only: the same elements, then turned
+            found = range(*slice(start, end, step).indices(inputs[0].shape[axis]))
+            cuts[axis] = slice(found[-1], found[0] + 1, -step)
+            turned.append(axis)
+        elif (start, end, step) != (0, inputs[0].shape[axis], 1):
             cuts[axis] = slice(start, end, step)
     index = tuple(cuts)
-    return lambda x: x[index]
+    return lambda x: x[index].flip(turned) if turned else x[index]
 
 
 def _global_pool(function: Callable[..., Tensor]) -> Lowering:
@@ -152,34 +157,6 @@ def _reshape(node: Node, inputs: Specs, outputs: Specs) -> Run:
     if shape and inputs[0].shape[:1] == shape[:1]:
         return lambda x: x.reshape(x.shape[0], *shape[1:])
     return lambda x: x.reshape(shape)
-
-
-def _gather(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    axis, size = int(node.attr("axis")), inputs[0].shape[int(node.attr("axis"))]
-
-    def run(x: Tensor, indices: Tensor) -> Tensor:
-        found = x.index_select(axis, torch.where(indices < 0, indices + size, indices).reshape(-1))
-        return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-
-    return run
-
-
-def _gather_elements(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    axis, size = int(node.attr("axis")), inputs[0].shape[int(node.attr("axis"))]
-    return lambda x, indices: torch.gather(x, axis, torch.where(indices < 0, indices + size, indices))
-
-
-def _gather_nd(node: Node, inputs: Specs, outputs: Specs) -> Run:
-    batch, depth = int(node.attr("batch_dims")), inputs[1].shape[-1]
-    sizes = inputs[0].shape[batch : batch + depth]
-    rest = len(inputs[1].shape) - 1 - batch  # dimensions of the indices behind the shared ones
-
-    def run(x: Tensor, indices: Tensor) -> Tensor:
-        places = [torch.where(i < 0, i + size, i) for i, size in zip(indices.unbind(-1), sizes, strict=True)]
-        shared = [torch.arange(x.shape[i], device=x.device).reshape(-1, *(1,) * (batch - i - 1 + rest)) for i in range(batch)]
-        return x[tuple(shared + places)]
-
-    return run
 
 
 def _tile(node: Node, inputs: Specs, outputs: Specs) -> Run:
@@ -236,6 +213,68 @@ def _space_to_depth(node: Node, inputs: Specs, outputs: Specs) -> Run:
         return parts.permute(0, 3, 5, 1, 2, 4).reshape(n, c * block**2, h // block, w // block)
 
     return run
+
+
+def _cumulative_sum(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    axis, exclusive, reverse = int(node.attr("axis")), bool(node.attr("exclusive")), bool(node.attr("reverse"))
+
+    def run(x: Tensor) -> Tensor:
+        x = x.flip(axis) if reverse else x
+        total = x.cumsum(axis, dtype=x.dtype)
+        total = (
+            torch.cat([torch.zeros_like(total.narrow(axis, 0, 1)), total.narrow(axis, 0, x.shape[axis] - 1)], axis) if exclusive else total
+        )
+        return total.flip(axis) if reverse else total
+
+    return run
+
+
+def _trilu(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    keep, k = torch.triu if node.attr("upper") else torch.tril, int(node.attr("k"))
+    return lambda x: keep(x, k)
+
+
+def _hardmax(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    axis = int(node.attr("axis"))
+    return lambda x: torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1.0)
+
+
+def _dft(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    """Of real numbers, or of complex ones given as pairs."""
+    axis, length = int(node.attr("axis")), int(node.attr("dft_length"))
+    transform = torch.fft.ifft if node.attr("inverse") else torch.fft.fft
+    kept = outputs[0].shape[axis]
+
+    def run(x: Tensor) -> Tensor:
+        values = torch.view_as_complex(x.contiguous()) if x.shape[-1] == 2 else x[..., 0]
+        return torch.view_as_real(transform(values, length, axis).narrow(axis, 0, kept).resolve_conj())
+
+    return run
+
+
+def _grid_sample(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    mode = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}[str(node.attr("mode"))]
+    padding, corners = str(node.attr("padding_mode")), bool(node.attr("align_corners"))
+    return lambda x, grid: F.grid_sample(x, grid.to(x.dtype), mode=mode, padding_mode=padding, align_corners=corners)
+
+
+def _thresholded(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    alpha = float(node.attr("alpha"))
+    return lambda x: torch.where(x > alpha, x, torch.zeros_like(x))
+
+
+def _celu(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    alpha = float(node.attr("alpha"))
+    return lambda x: F.celu(x, alpha)
+
+
+def _mod(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    return torch.fmod if node.attr("fmod") else torch.remainder
+
+
+def _is_inf(node: Node, inputs: Specs, outputs: Specs) -> Run:
+    signs = [sign for key, sign in (("detect_positive", 1), ("detect_negative", -1)) if node.attr(key)]
+    return lambda x: functools.reduce(torch.logical_or, (x == sign * torch.inf for sign in signs), torch.zeros_like(x, dtype=torch.bool))
 
 
 def _transpose(node: Node, inputs: Specs, outputs: Specs) -> Run:
@@ -345,7 +384,19 @@ LOWERINGS: Mapping[str, Lowering] = {
     "Round": _plain(torch.round),
     "Sign": _plain(torch.sign),
     "IsNaN": _plain(torch.isnan),
+    "IsInf": _is_inf,
     "Tanh": _plain(torch.tanh),
+    "Acos": _plain(torch.acos),
+    "Acosh": _plain(torch.acosh),
+    "Asin": _plain(torch.asin),
+    "Asinh": _plain(torch.asinh),
+    "Atan": _plain(torch.atan),
+    "Atanh": _plain(torch.atanh),
+    "Cosh": _plain(torch.cosh),
+    "Sinh": _plain(torch.sinh),
+    "Tan": _plain(torch.tan),
+    "Celu": _celu,
+    "ThresholdedRelu": _thresholded,
     "Sqrt": _plain(torch.sqrt),
     "Exp": _plain(torch.exp),
     "Abs": _plain(torch.abs),
@@ -367,6 +418,7 @@ LOWERINGS: Mapping[str, Lowering] = {
     "Sub": _plain(torch.sub),
     "Mul": _plain(torch.mul),
     "Div": _div,
+    "Mod": _mod,
     "Pow": _plain(lambda x, y: torch.pow(x, y).to(x.dtype)),
     "Max": _variadic(torch.maximum),
     "Min": _variadic(torch.minimum),
@@ -380,6 +432,7 @@ LOWERINGS: Mapping[str, Lowering] = {
     "Not": _plain(torch.logical_not),
     "Or": _plain(torch.logical_or),
     "Where": _plain(torch.where),
+    "Xor": _plain(torch.logical_xor),
     "Concat": _concat,
     "Split": _split,
     "Slice": _slice,
@@ -394,10 +447,16 @@ LOWERINGS: Mapping[str, Lowering] = {
     "ReduceProd": _reduce(_product),
     "ReduceL1": _reduce(lambda x, axes, keepdim: torch.sum(torch.abs(x), axes, keepdim)),
     "ReduceSumSquare": _reduce(lambda x, axes, keepdim: torch.sum(x * x, axes, keepdim)),
+    "ReduceLogSum": _reduce(lambda x, axes, keepdim: torch.log(torch.sum(x, axes, keepdim))),
+    "ReduceLogSumExp": _reduce(torch.logsumexp),
     "ReduceL2": _reduce(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "GatherND": _gather_nd,
+    **torch_picks.LOWERINGS,
+    **torch_recurrent.LOWERINGS,
+    "CumSum": _cumulative_sum,
+    "DFT": _dft,
+    "GridSample": _grid_sample,
+    "Hardmax": _hardmax,
+    "Trilu": _trilu,
     "Tile": _tile,
     "Col2Im": _col2im,
     "Einsum": _einsum,

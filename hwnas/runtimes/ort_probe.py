@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 BLOCKED_CHANNELS = 16  # whole blocks of every size in use
 PADDED_CHANNELS = 20  # divides by no block size in use, so that padding shows
-_APART = frozenset({"GlobalAveragePool", "GlobalMaxPool", "HardSwish", "Identity", "IsNaN", "Mish", "Not"})
+_APART = frozenset(
+    {
+        *("GlobalAveragePool", "GlobalMaxPool", "HardSwish", "Identity", "IsInf", "IsNaN", "Mish", "Not"),
+        *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"),
+    }
+)
 """Unary operators that are no activations, or that the runtime writes in others before it fuses."""
 ACTIVATIONS = tuple(
     op for op, schema in OPS.items() if schema.arity == (1, 1) and not schema.required and schema.complete is None and op not in _APART

@@ -387,9 +387,9 @@ def test_a_static_batch_is_not_changed() -> None:
 
 def test_unsupported_operators_are_named() -> None:
     """With the node, and the operator that may have been meant."""
-    model = text("y = Asin (x)")
+    model = text("y = StringNormalizer (x)")
     model.graph.node[0].name = "odd"
-    fails(model, "node 'odd'", "'Asin'", "supported: ")
+    fails(model, "node 'odd'", "'StringNormalizer'", "supported: ")
 
 
 def test_foreign_operators_are_named() -> None:
