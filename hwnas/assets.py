@@ -57,6 +57,11 @@ class Workspace:
         """Where `hwnas search` writes."""
         return self.home / "runs"
 
+    @property
+    def timing_caches(self) -> Path:
+        """Where TensorRT keeps what it timed while it built engines."""
+        return self.home / "caches" / "tensorrt"
+
     def look_up(self, tree: Literal["profiles", "predictors"]) -> Iterator[Path]:
         """The folders to search for a profile or predictor: the workspace's first, the shipped one second."""
         yield self.home / tree

@@ -212,6 +212,7 @@ def _figures(held_out: HeldOut) -> str:
 
 @click.command()
 @options.device
+@options.profiled_runtime
 @options.load
 @options.precision
 @click.option("--space", default=None, help="Networks of the profile that is checked; generic by default, else what was profiled.")
@@ -219,12 +220,22 @@ def _figures(held_out: HeldOut) -> str:
 @options.home
 @options.as_json
 def check(
-    device: str, threads: int, batch: int, precision: str, space: str | None, networks: int, workspace: Workspace, as_json: bool
+    device: str,
+    runtime: str | None,
+    threads: int,
+    batch: int,
+    precision: str,
+    space: str | None,
+    networks: int,
+    workspace: Workspace,
+    as_json: bool,
 ) -> int:
     """Measure some networks of a profile again and say whether it still holds: exit code 0 if it does, 1 if not."""
     from hwnas.workflows.check import check as run
 
-    found = run(workspace, device=device, networks=networks, threads=threads, batch=batch, precision=precision, space=space)
+    found = run(
+        workspace, device=device, runtime=runtime, networks=networks, threads=threads, batch=batch, precision=precision, space=space
+    )
     if as_json:
         options.print_json(found.as_json())
     else:
@@ -258,6 +269,7 @@ def _print_check(found: Checked) -> None:
 @click.command()
 @options.files
 @options.device
+@options.profiled_runtime
 @options.load
 @options.precision
 @click.option("--strict", is_flag=True, help="Refuse networks with kernels that the device was not profiled for.")
@@ -268,6 +280,7 @@ def _print_check(found: Checked) -> None:
 def predict(
     models: tuple[Path, ...],
     device: str,
+    runtime: str | None,
     threads: int,
     batch: int,
     precision: str,
@@ -281,7 +294,9 @@ def predict(
     from hwnas.workflows.predict import TOP, plot
     from hwnas.workflows.predict import predict as run
 
-    predictions, notes = run(workspace, models, device=device, threads=threads, batch=batch, precision=precision, strict=strict)
+    predictions, notes = run(
+        workspace, models, device=device, runtime=runtime, threads=threads, batch=batch, precision=precision, strict=strict
+    )
     for note in notes:
         click.echo(f"hwnas: note: {note}", err=True)
     if page is not None:

@@ -93,8 +93,14 @@ def precisions(function: F) -> F:
 
 
 def runtime(function: F) -> F:
-    """`--runtime`."""
+    """`--runtime` of what is measured."""
     text = "Runtime that is measured, such as tensorrt; the device's usual one by default."
+    return click.option("--runtime", default=None, help=text)(function)
+
+
+def profiled_runtime(function: F) -> F:
+    """`--runtime` of what was measured before."""
+    text = "Runtime, such as tensorrt; by default the device's usual one where that was profiled, else the only one that was."
     return click.option("--runtime", default=None, help=text)(function)
 
 

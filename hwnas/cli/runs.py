@@ -28,6 +28,7 @@ _PRECISIONS = {"onnx": ("fp32", "int8", "auto"), "tensorrt": ("fp32", "fp16", "i
 
 @click.command()
 @options.device
+@options.profiled_runtime
 @options.load
 @options.precision
 @click.option("--space", default=DEFAULTS.space, show_default=True, help="Networks to search: a space's name, or path.py:Class.")
@@ -56,7 +57,7 @@ def search(ctx: click.Context, /, workspace: Workspace, name: str | None, resume
     """Search for networks that keep a limit; train and measure the best."""
     from hwnas.workflows import search as workflow
 
-    given = {key: 0.0 if value is None else value for key, value in given.items()}
+    given["max_time"] = given["max_time"] or 0.0
     if resume and dry_run:
         raise UsageError("--dry-run shows what a new search would do; drop --resume")
     if dry_run:

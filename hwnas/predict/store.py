@@ -186,6 +186,16 @@ def load(workspace: Workspace, setting: Setting, space: str | None = None) -> Pr
     )
 
 
+def has(workspace: Workspace, setting: Setting) -> bool:
+    """Whether `load` finds a predictor of a setting, for whatever networks."""
+    trees = list(workspace.look_up("predictors"))
+    return any(
+        _cards(tree / setting.device / TARGET / stored.key)
+        for stored in (setting, replace(setting, threads=1, batch=ANY_BATCH))
+        for tree in trees
+    )
+
+
 def available(workspace: Workspace) -> Iterator[Setting]:
     """The settings that have a predictor, each once."""
     seen = set()

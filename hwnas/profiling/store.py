@@ -31,6 +31,7 @@ from hwnas.profiling.steady import Batch
 from hwnas.profiling.waves import Floats, Pooled, Rounds, Slowdowns, Visit, by_round
 from hwnas.runtimes.base import KernelTime
 from hwnas.runtimes.fusions import Fusions
+from hwnas.runtimes.registry import ON_REQUEST
 
 READABLE = (1, FORMAT)  # format 1 had one profile per setting
 GENERIC = "generic"  # the space of carrier networks, which stands for networks that nobody here wrote
@@ -81,8 +82,9 @@ def slug(space: str) -> str:
 
 def options_of(setting: Setting) -> str:
     """The command line's options that ask for a setting."""
+    runtime = f"--runtime {setting.runtime} " if setting.runtime in ON_REQUEST else ""
     precision = "" if setting.precision == "fp32" else f" --precision {setting.precision}"
-    return f"--threads {setting.threads} --batch {setting.batch}{precision}"
+    return f"{runtime}--threads {setting.threads} --batch {setting.batch}{precision}"
 
 
 def _is_of(entry: Mapping[str, Any], setting: Setting, space: str | None = None) -> bool:

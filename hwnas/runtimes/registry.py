@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from hwnas.assets import Workspace
 from hwnas.devices import Device
 from hwnas.devices import registry as devices
 from hwnas.devices.nvidia import NvidiaDevice
@@ -35,22 +36,22 @@ class Status:
     problem: str
 
 
-def _onnxruntime(threads: int, _: Device | None = None) -> Runtime:
+def _onnxruntime(threads: int, *_: object) -> Runtime:
     from hwnas.runtimes.ort import OrtRuntime
 
     return OrtRuntime(threads)
 
 
-def _onnxruntime_gpu(name: str, threads: int, device: Device | None = None) -> Runtime:
+def _onnxruntime_gpu(name: str, threads: int, device: Device | None = None, *_: object) -> Runtime:
     from hwnas.runtimes.ort_gpu import OrtGpuRuntime
 
     return OrtGpuRuntime(name, _card(device))
 
 
-def _tensorrt(threads: int, device: Device | None = None) -> Runtime:
+def _tensorrt(threads: int, device: Device | None = None, workspace: Workspace | None = None) -> Runtime:
     from hwnas.runtimes.trt import TrtRuntime
 
-    return TrtRuntime(_card(device))
+    return TrtRuntime(_card(device), caches=workspace.timing_caches if workspace else None)
 
 
 def _card(device: Device | None) -> Card | None:
@@ -71,6 +72,7 @@ def _tensorrt_version() -> str:
 
 CPU, TENSORRT, CUDA, CUDA_TENSORRT = "onnxruntime-cpu", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"
 EAGER = "torch-eager"  # PyTorch, not compiled: predicted, not driven
+ON_REQUEST = frozenset({CUDA, CUDA_TENSORRT})  # no device's usual one: they are named with --runtime
 _MAKERS: Mapping[str, Callable[..., Runtime]] = {
     CPU: _onnxruntime,
     TENSORRT: _tensorrt,
@@ -92,13 +94,14 @@ _FUSERS: Mapping[tuple[str, str], Fuser] = {
 }
 
 
-def make(name: str, threads: int, device: Device | None = None) -> Runtime:
+def make(name: str, threads: int, device: Device | None = None, workspace: Workspace | None = None) -> Runtime:
     """The runtime of that name.
 
     Args:
         name: of the runtime.
         threads: that compute, where it computes on the processor.
         device: to run on; the first of its kind unless given.
+        workspace: where a runtime keeps what it finds out while it builds; the user's own unless given.
 
     Raises:
         UsageError: hwnas has no such runtime.
@@ -107,7 +110,7 @@ def make(name: str, threads: int, device: Device | None = None) -> Runtime:
     """
     if name not in _MAKERS:
         raise UsageError(f"unknown runtime '{name}'{did_you_mean(name, _MAKERS)}; this version has: {', '.join(_MAKERS)}")
-    return _MAKERS[name](threads) if device is None else _MAKERS[name](threads, device)
+    return _MAKERS[name](threads, device, workspace)
 
 
 def choices(device: str) -> tuple[str, ...]:

@@ -39,7 +39,6 @@ from hwnas.runtimes.trt_run import Loaded, enqueue
 PRECISIONS = ("fp32", "fp16", "int8")
 WARMUP = 3  # profiled runs that do not count
 LEAST_S = 1e-9  # of a layer that the profiler does not tell, or tells as 0
-CACHES = ("caches", "tensorrt")
 _WEIGHTS_SEED = 0
 
 
@@ -171,7 +170,7 @@ class TrtRuntime:
         trt: `tensorrt`, or what stands in for it.
         api: `cuda.bindings.runtime`, or what stands in for it.
         builder: builds engines; in child processes unless given.
-        caches: folder of timing caches; in the user's workspace unless given.
+        caches: folder of timing caches (`Workspace.timing_caches`); that of the user's workspace unless given.
 
     Raises:
         MissingExtraError: TensorRT or CUDA's client is not installed.
@@ -233,7 +232,7 @@ class TrtRuntime:
         return call_overhead_s(self)
 
     def _build(self, model: bytes, options: Options) -> Engine:
-        caches = self._caches or Workspace.at().home.joinpath(*CACHES)
+        caches = self._caches or Workspace.at().timing_caches
         return trt_build.build(model, options, caches=caches, device=self.card.name, environment=cuda_api.only(self.card, os.environ))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwnas import spaces
 from hwnas.assets import Workspace
-from hwnas.devices import Device
+from hwnas.devices import Device, find
 from hwnas.errors import MeasurementError, UsageError
 from hwnas.ir import Graph
 from hwnas.predict.features import kind_of
@@ -24,7 +24,7 @@ from hwnas.profiling.store import options_of
 from hwnas.profiling.waves import Stage, measure_together
 from hwnas.runtimes.base import KernelTime, Runtime
 from hwnas.spaces import SearchSpace
-from hwnas.workflows.context import clocks, device_and_runtime, versions
+from hwnas.workflows.context import clocks, device_and_runtime, runtime_there, setting_of, versions
 from hwnas.workflows.profile import alone, store_with
 
 Verdict = Literal["holds", "scaled", "drifted"]
@@ -216,6 +216,7 @@ def check(
     workspace: Workspace,
     *,
     device: str,
+    runtime: str | None = None,
     networks: int = 10,
     threads: int = 1,
     batch: int = 1,
@@ -228,15 +229,25 @@ def check(
         DeviceUnavailable: the device is not here.
         NotFoundError: it was not profiled.
         BusyError: another process measures this device.
-        UsageError: too few networks.
+        UsageError: too few networks; or no runtime is named, and several were profiled, none of them the usual one.
         MeasurementError: the space makes other networks than when it was profiled.
     """
     if networks < FEWEST:
         raise UsageError(f"a check needs at least {FEWEST} networks, got {networks}; try --networks 10")
-    found, runtime, setting = device_and_runtime(device, threads=threads, batch=batch, precision=precision)
+    name = find(device).spec.name
+    if runtime is None:
+        usual = setting_of(name, threads=threads, batch=batch, precision=precision)
+        runtime = runtime_there(usual, lambda one: profiled(workspace, one, space))
+    found, driver, setting = device_and_runtime(workspace, name, runtime=runtime, threads=threads, batch=batch, precision=precision)
     profile = store_with(workspace, setting, space).load(setting, space)
     with alone(ProfileStore(workspace.profiles / setting.device)):
-        return compare(profile, spaces.load(profile.space), found, runtime, environment=versions(), networks=networks)
+        return compare(profile, spaces.load(profile.space), found, driver, environment=versions(), networks=networks)
+
+
+def profiled(workspace: Workspace, setting: Setting, space: str | None = None) -> bool:
+    """Whether there is a finished profile of a setting: of a space, or of any."""
+    there = store_with(workspace, setting, space).spaces(setting)
+    return space in there if space else bool(there)
 
 
 def compare(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 
 from hwnas import __version__, spaces
+from hwnas.assets import Workspace
 from hwnas.devices import Device, find, name_of
-from hwnas.errors import UsageError
+from hwnas.errors import UsageError, did_you_mean
 from hwnas.predict.roofline import USUAL_BYTES_PER_S, Roofline
 from hwnas.profiling import Profile, Setting
 from hwnas.runtimes import registry
@@ -20,7 +23,7 @@ def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, bat
     """The setting that a call asks for.
 
     Raises:
-        UsageError: for an unknown device, one that has no runtime here, or an impossible number of threads or images.
+        UsageError: for an unknown device, a runtime that it does not have, or an impossible number of threads or images.
         DeviceUnavailable: for a card, such as `cuda:1`, that is not here.
     """
     device = name_of(device)
@@ -28,11 +31,35 @@ def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, bat
         raise UsageError(f"--threads must be at least 1, got {threads}")
     if batch < 1:
         raise UsageError(f"--batch must be at least 1, got {batch}")
-    return Setting(device=device, runtime=runtime or registry.default(device), threads=threads, batch=batch, precision=precision)
+    known = (*registry.choices(device), registry.EAGER)
+    if runtime is not None and runtime not in known:
+        raise UsageError(f"unknown runtime '{runtime}'{did_you_mean(runtime, known)}; '{device}' has: {', '.join(known)}")
+    return Setting(device=device, runtime=runtime or known[0], threads=threads, batch=batch, precision=precision)
+
+
+def runtime_there(setting: Setting, there: Callable[[Setting], bool]) -> str:
+    """The runtime that is meant where none is named: the device's usual one if something is there of it, else the only one that is.
+
+    Args:
+        setting: with the device's usual runtime.
+        there: whether what is looked for, a profile or a predictor, is there for a setting.
+
+    Returns:
+        The usual runtime too where nothing is there at all, so that what is missing is said of that.
+
+    Raises:
+        UsageError: it is there for several others; lists them.
+    """
+    found = [name for name in registry.choices(setting.device) if there(replace(setting, runtime=name))]
+    if setting.runtime in found or not found:
+        return setting.runtime
+    if len(found) > 1:
+        raise UsageError(f"'{setting.device}' was profiled with {' and with '.join(found)}; say which is meant with --runtime")
+    return found[0]
 
 
 def device_and_runtime(
-    device: str, *, runtime: str | None = None, threads: int, batch: int, precision: str = "fp32"
+    workspace: Workspace, device: str, *, runtime: str | None = None, threads: int, batch: int, precision: str = "fp32"
 ) -> tuple[Device, Runtime, Setting]:
     """The device, if it is here, with the runtime that measures it: the one asked for, else the device's usual one.
 
@@ -41,7 +68,7 @@ def device_and_runtime(
     """
     found = find(device)
     setting = setting_of(found.spec.name, runtime=runtime, threads=threads, batch=batch, precision=precision)
-    return found, registry.make(setting.runtime, threads, found), setting
+    return found, registry.make(setting.runtime, threads, found, workspace), setting
 
 
 def space_for(name: str, num_classes: int) -> spaces.SearchSpace:

@@ -18,8 +18,6 @@ from hwnas.runtimes.trt_build import CAPABILITIES, Options, check_installed
 from hwnas.workflows.export import load_finalist
 from hwnas.workflows.runs import Run, find
 
-CACHES = ("caches", "tensorrt")
-
 
 def export_to_tensorrt(
     workspace: Workspace,
@@ -66,7 +64,7 @@ def export_to_tensorrt(
         precision=precision,
         options=options,
         batches=batches,
-        caches=workspace.home.joinpath(*CACHES),
+        caches=workspace.timing_caches,
         device=device,
         capability=capability.removeprefix("sm"),
         with_ep_context=with_ep_context,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hwnas.predict import Estimate, Predictor, energy_store, store
 from hwnas.predict.explanation import Explanation
 from hwnas.profiling import Setting
 from hwnas.runtimes.registry import EAGER
-from hwnas.workflows.context import setting_of
+from hwnas.workflows.context import runtime_there, setting_of
 
 TOP = 5  # kernels that are listed unless all are asked for
 
@@ -87,6 +88,7 @@ def predict(
     models: Sequence[Path],
     *,
     device: str,
+    runtime: str | None = None,
     threads: int = 1,
     batch: int = 1,
     precision: str = "fp32",
@@ -98,11 +100,11 @@ def predict(
         The predictions, and what the user has to know about them (such as a predictor that was learned on another machine).
 
     Raises:
-        UsageError: an unknown device.
+        UsageError: an unknown device or runtime; or no runtime is named and predictors of several would answer.
         NotFoundError: the device has no predictor yet.
         GraphError: a file is corrupt or not supported.
     """
-    predictor = load_predictor(workspace, device, threads=threads, batch=batch, precision=precision)
+    predictor = load_predictor(workspace, device, runtime=runtime, threads=threads, batch=batch, precision=precision)
     graphs = [load(path, batch=batch) for path in models]
     estimates = predictor.estimate(graphs, strict=strict)
     explanations = [Explanation.of(predictor, graph, estimate) for graph, estimate in zip(graphs, estimates, strict=True)]
@@ -140,15 +142,28 @@ def plot(predictions: Sequence[Prediction], path: Path) -> Path:
 
 
 def load_predictor(
-    workspace: Workspace, device: str, *, threads: int, batch: int, precision: str = "fp32", space: str | None = None
+    workspace: Workspace,
+    device: str,
+    *,
+    runtime: str | None = None,
+    threads: int,
+    batch: int,
+    precision: str = "fp32",
+    space: str | None = None,
 ) -> Predictor:
     """The predictor of a setting for networks of a space, or for any.
 
-    A device that this version cannot measure may still have one: of a profile brought here, else of what others measured.
+    Unless a runtime is named, it is the device's usual one, else the only one that was profiled; where none was, PyTorch's as others
+    measured it.
+
+    Raises:
+        UsageError: an unknown device or runtime; or no runtime is named and there are predictors of several, none of them the usual one.
+        NotFoundError: the device has no predictor yet.
     """
-    if device == "cpu":
-        return store.load(workspace, setting_of(device, threads=threads, batch=batch, precision=precision), space)
-    setting = setting_of(device, runtime="tensorrt", threads=threads, batch=batch, precision=precision)
+    setting = setting_of(device, runtime=runtime, threads=threads, batch=batch, precision=precision)
+    if runtime is not None:
+        return store.load(workspace, setting, space)
+    setting = replace(setting, runtime=runtime_there(setting, partial(store.has, workspace)))
     try:
         return store.load(workspace, setting, space)
     except NotFoundError:

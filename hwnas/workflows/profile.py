@@ -159,7 +159,7 @@ def profile_each(
     """
     if not precisions:
         raise UsageError("a profile needs a precision, such as --precision fp16")
-    here, driver, setting = device_and_runtime(device, runtime=runtime, threads=threads, batch=batch, precision=precisions[0])
+    here, driver, setting = device_and_runtime(workspace, device, runtime=runtime, threads=threads, batch=batch, precision=precisions[0])
     folder = ProfileStore(workspace.profiles / setting.device)
     settings = [replace(setting, precision=precision) for precision in precisions]
     jobs = [Job(here, driver, one, space, seed, folder, clock or SystemClock()) for one in settings]
@@ -327,9 +327,12 @@ def learn_energy(workspace: Workspace, measured: Profile) -> EnergyPredictor | U
             f"go on with --resume --energy and more --energy-time"
         )
     foretold = as_foretold(measured.networks, measured.setting, measured.space)
-    networks = [network for network in foretold if network.id in measured.energies]
-    energies = [measured.energies[network.id] for network in networks]
-    records = [EnergyRecord.of(network, found.gross.joules, found.source) for network, found in zip(networks, energies, strict=True)]
+    times = foretold_s(foretold, roofline_of(measured)).tolist()
+    records = [
+        EnergyRecord.of(network, found.gross.joules, found.source, seconds)
+        for network, seconds in zip(foretold, times, strict=True)
+        if (found := measured.energies.get(network.id))
+    ]
     predictor = EnergyPredictor(
         setting=measured.setting,
         space=measured.space,

@@ -94,7 +94,13 @@ def _predictor(workspace: Workspace, run: Run) -> Predictor | None:
     options = run.options
     try:
         found = load_predictor(
-            workspace, options.device, threads=options.threads, batch=options.batch, precision=options.precision, space=options.space
+            workspace,
+            options.device,
+            runtime=options.runtime,
+            threads=options.threads,
+            batch=options.batch,
+            precision=options.precision,
+            space=options.space,
         )
     except HwnasError:
         return None

@@ -28,6 +28,7 @@ class SearchOptions:
     Attributes:
         space: a space's name, or `path.py:Class`.
         device: for which is searched.
+        runtime: that will run networks there; what predictors there are decides unless it is named.
         threads: that compute on it.
         batch: images per call.
         precision: of the arithmetic in which networks will run there; trainings are in fp32.
@@ -46,6 +47,7 @@ class SearchOptions:
 
     space: str = "mobilenet-small"
     device: str = "cpu"
+    runtime: str | None = None
     threads: int = 1
     batch: int = 1
     precision: str = "fp32"
@@ -73,6 +75,8 @@ class SearchOptions:
         words = ["hwnas", "search"]
         for option in fields(self):
             value, flag = getattr(self, option.name), f"--{option.name.replace('_', '-')}"
+            if value is None:
+                continue
             if option.name == "max_time":
                 words += [flag, format_seconds(value, 12).replace(" ", "")] if value else []
             elif isinstance(value, tuple):

@@ -178,7 +178,13 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
 
 def _predictor(workspace: Workspace, options: SearchOptions) -> Predictor:
     return load_predictor(
-        workspace, options.device, threads=options.threads, batch=options.batch, precision=options.precision, space=options.space
+        workspace,
+        options.device,
+        runtime=options.runtime,
+        threads=options.threads,
+        batch=options.batch,
+        precision=options.precision,
+        space=options.space,
     )
 
 
@@ -217,7 +223,7 @@ def search(workspace: Workspace, options: SearchOptions, *, name: str | None = N
         UsageError, NotFoundError, InfeasibleError: as `plan`.
     """
     made = plan(workspace, options)
-    return _carry_out(create(workspace, options, _record(made), name), made, watch)
+    return _carry_out(workspace, create(workspace, options, _record(made), name), made, watch)
 
 
 def resume(workspace: Workspace, given: dict[str, Any], *, name: str | None = None, watch: Watch) -> Outcome:
@@ -249,11 +255,11 @@ def resume(workspace: Workspace, given: dict[str, Any], *, name: str | None = No
         )
     made = plan(workspace, options)
     record = {**run.record, "replay": options.command()}
-    return _carry_out(Run(folder=run.folder, options=options, record=record), made, watch)
+    return _carry_out(workspace, Run(folder=run.folder, options=options, record=record), made, watch)
 
 
 def _shown(value: object) -> str:
-    return " ".join(map(str, value)) or "(none)" if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) or "(none)" if isinstance(value, tuple) else "(none)" if value is None else str(value)
 
 
 def _record(made: Plan) -> dict[str, Any]:
@@ -274,7 +280,7 @@ def _record(made: Plan) -> dict[str, Any]:
     }
 
 
-def _carry_out(run: Run, made: Plan, watch: Watch) -> Outcome:
+def _carry_out(workspace: Workspace, run: Run, made: Plan, watch: Watch) -> Outcome:
     watch.started(run, made)
     options = run.options
     with run.archive() as archive:
@@ -297,13 +303,13 @@ def _carry_out(run: Run, made: Plan, watch: Watch) -> Outcome:
             initial=[made.start],
             on_generation=watch.generation,
         )
-        finalists = _finish(run, made, archive, result, watch)
+        finalists = _finish(workspace, run, made, archive, result, watch)
         archive.note("quality", _quality(evaluator))
         archive.note("finalists", [finalist.as_json() for finalist in finalists])
     return Outcome(run=run, result=result, finalists=tuple(finalists), notes=made.notes)
 
 
-def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch) -> Sequence[Finalist]:
+def _finish(workspace: Workspace, run: Run, made: Plan, archive: Archive, result: Result, watch: Watch) -> Sequence[Finalist]:
     options = run.options
     final = Final(
         scorer=made.scorer,
@@ -311,7 +317,7 @@ def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch
         archive=archive,
         dataset=made.dataset,
         recipe=Recipe.long(),
-        runtime=_runtime(options),
+        runtime=_runtime(workspace, options, made.scorer.predictor.setting.runtime),
         seeds=options.seeds,
         weights=run.weights,
         tell=watch.doing,
@@ -322,11 +328,18 @@ def _finish(run: Run, made: Plan, archive: Archive, result: Result, watch: Watch
     return final.train(chosen)
 
 
-def _runtime(options: SearchOptions) -> Runtime | None:
-    """What measures the finalists, where the device is on this machine and this version can drive it."""
+def _runtime(workspace: Workspace, options: SearchOptions, predicted: str) -> Runtime | None:
+    """What measures the finalists, where the device is on this machine and this version can drive it.
+
+    Args:
+        workspace: of the run.
+        options: of the run.
+        predicted: the runtime whose times were predicted; measured is that one, or, where hwnas does not drive it, the device's usual one.
+    """
     try:
         device = find(options.device)
-        return registry.make(registry.default(device.spec.name), options.threads, device)
+        choices = registry.choices(device.spec.name)
+        return registry.make(predicted if predicted in choices else choices[0], options.threads, device, workspace)
     except (DeviceUnavailable, MissingExtraError, UsageError):
         return None
 

@@ -136,7 +136,7 @@ def transfer(
     """
     if networks < LEAST_NETWORKS:
         raise UsageError(f"--networks must be at least {LEAST_NETWORKS}, got {networks}")
-    found, runtime, setting = device_and_runtime(device, threads=threads, batch=batch, precision=precision)
+    found, runtime, setting = device_and_runtime(workspace, device, threads=threads, batch=batch, precision=precision)
     known = _sources(workspace, source, setting, found.spec.fingerprint)
     name = space or known[0].space
     _check_replaced(workspace, setting, name, force)

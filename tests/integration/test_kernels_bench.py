@@ -74,7 +74,7 @@ class PluggedIn:
             return COPY_US
         return self._depthwise_us if any(groups.get(name, 1) > 1 for name in layer["Name"].split(" + ")) else OTHER_US
 
-    def runtime(self, threads: int, device: NvidiaDevice) -> TrtRuntime:
+    def runtime(self, threads: int, device: NvidiaDevice, *_: object) -> TrtRuntime:
         """TensorRT on this card."""
         return TrtRuntime(device.card, trt=FakeTensorrt(self.cuda), api=self.cuda, builder=self.builder)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from hwnas.assets import Workspace
 from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.devices.nvml import Card
 from hwnas.errors import DeviceUnavailable, HwnasError, MissingExtraError, UsageError
@@ -75,10 +77,12 @@ def test_a_runtime_without_its_card_or_library(name: str, monkeypatch: pytest.Mo
 
 
 def test_a_runtime_gets_the_card_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device that was found is handed on as its card."""
+    """The device that was found is handed on as its card, and timing caches go to the workspace that is worked in."""
     card = Card(index=3, name="NVIDIA T4", uuid="GPU-3", compute_capability=(7, 5), memory_bytes=1, mig=None)
-    monkeypatch.setattr("hwnas.runtimes.trt.TrtRuntime", lambda card: card)
-    assert registry.make("tensorrt", 1, NvidiaDevice(card, None)) is card  # type: ignore[arg-type]
+    monkeypatch.setattr("hwnas.runtimes.trt.TrtRuntime", lambda card, caches: (card, caches))
+    device = NvidiaDevice(card, None)  # type: ignore[arg-type]
+    assert registry.make("tensorrt", 1, device) == (card, None)
+    assert registry.make("tensorrt", 1, device, Workspace.at("here")) == (card, Path("here/caches/tensorrt").resolve())
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

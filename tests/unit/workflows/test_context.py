@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tiny_space import TinySpace
 
 from hwnas import __version__
+from hwnas.assets import Workspace
 from hwnas.errors import DeviceUnavailable, UsageError
-from hwnas.workflows.context import device_and_runtime, roofline_of, setting_of, space_for, versions
+from hwnas.workflows.context import device_and_runtime, roofline_of, runtime_there, setting_of, space_for, versions
 
 TINY = f"{Path(__file__).parents[2] / 'tiny_space.py'}:TinySpace"
 
@@ -27,18 +29,43 @@ def test_settings() -> None:
         ("cpu", {"threads": 0}, "--threads must be at least 1, got 0"),
         ("cpu", {"batch": -2}, "--batch must be at least 1, got -2"),
         ("cpuu", {}, r"unknown device 'cpuu' \(did you mean 'cpu'\?\)"),
+        (
+            "a100",
+            {"runtime": "tensort"},
+            r"unknown runtime 'tensort' \(did you mean 'tensorrt'\?\); 'a100' has: tensorrt, onnxruntime-cuda, ",
+        ),
+        ("a100", {"runtime": "onnxruntime-cpu"}, "unknown runtime 'onnxruntime-cpu'.*; 'a100' has"),
     ],
 )
-def test_settings_that_cannot_be(device: str, load: dict[str, int], message: str) -> None:
+def test_settings_that_cannot_be(device: str, load: dict[str, Any], message: str) -> None:
     """They are refused with the rule and the value."""
     with pytest.raises(UsageError, match=message):
         setting_of(device, **load)
 
 
-def test_a_device_is_looked_for_before_its_runtime() -> None:
+@pytest.mark.parametrize(
+    ("there", "meant"),
+    [
+        ({"tensorrt", "onnxruntime-cuda"}, "tensorrt"),
+        ({"onnxruntime-tensorrt"}, "onnxruntime-tensorrt"),
+        (set(), "tensorrt"),
+    ],
+)
+def test_the_runtime_that_is_meant(there: set[str], meant: str) -> None:
+    """The usual one where it is there, else the only one; the usual one where nothing is."""
+    assert runtime_there(setting_of("a100", precision="fp16"), lambda one: one.precision == "fp16" and one.runtime in there) == meant
+
+
+def test_several_runtimes_that_may_be_meant() -> None:
+    """They are listed, and nothing is chosen."""
+    with pytest.raises(UsageError, match=r"'a100' was profiled with onnxruntime-cuda and with onnxruntime-tensorrt; .* --runtime"):
+        runtime_there(setting_of("a100"), lambda one: one.runtime != "tensorrt")
+
+
+def test_a_device_is_looked_for_before_its_runtime(tmp_path: Path) -> None:
     """A device that is not here is not a mistake of the caller."""
     with pytest.raises(DeviceUnavailable, match="no 'h100' on this machine"):
-        device_and_runtime("h100", threads=1, batch=1)
+        device_and_runtime(Workspace.at(tmp_path), "h100", threads=1, batch=1)
 
 
 def test_spaces_take_the_classes_of_the_data() -> None:

@@ -25,6 +25,8 @@ metrics = st.lists(st.sampled_from(["latency", "params", "flops", "memory", "acc
 any_options = st.builds(
     SearchOptions,
     space=texts.filter(lambda text: not text.startswith("-")),
+    device=st.sampled_from(["cpu", "a100"]),
+    runtime=st.sampled_from([None, "onnxruntime-cuda"]),
     threads=st.integers(1, 64),
     batch=st.integers(1, 512),
     minimize=metrics,
