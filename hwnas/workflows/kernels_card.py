@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -107,17 +107,20 @@ class CudaTorch:
         name: of the card.
         precision: of all tensors.
         compiled: whether networks are compiled.
+        device: as torch calls it.
+        cuda: `torch.cuda`, or what stands in for it.
     """
 
-    def __init__(self, name: str, precision: str, *, compiled: bool = False) -> None:
+    def __init__(self, name: str, precision: str, *, compiled: bool = False, device: str = "cuda", cuda: Any = None) -> None:
         self._torch = require("torch", "gpu")
-        self._precision, self._compiled = precision, compiled
+        self._cuda = self._torch.cuda if cuda is None else cuda
+        self._precision, self._compiled, self._device = precision, compiled, device
         self.where = f"{name}, torch {self._torch.__version__}, triton {require('triton', 'triton').__version__}, {precision}"
         self.what = f"torch {'compiled' if compiled else 'eager'}"
 
     def row(self, source: KernelSource, case: Case, tuning: Tuning, chain: Chain, *, bare: bool) -> Run:
         """See `Kernels.row`."""
-        tensors = random_tensors(case, self._precision, "cuda")
+        tensors = random_tensors(case, self._precision, self._device)
         check(source, prepare(source, tensors, case.attrs, tuning)(), tensors, case.attrs, self._precision)
         products = len(chain.places)
         launches = row(
@@ -125,7 +128,7 @@ class CudaTorch:
             case,
             tuning=tuning,
             precision=self._precision,
-            device="cuda",
+            device=self._device,
             products=products,
             works=1 if bare else products,
         )
@@ -136,15 +139,15 @@ class CudaTorch:
         from hwnas.ir.torch import lower
 
         dtype, rng = getattr(self._torch, PRECISIONS[self._precision]), np.random.default_rng(0)
-        module = lower(graph.materialize(rng)).eval().to("cuda", dtype)
-        inputs = [self._torch.from_numpy(value).to("cuda") for value in graph.random_inputs(rng).values()]
+        module = lower(graph.materialize(rng)).eval().to(self._device, dtype)
+        inputs = [self._torch.from_numpy(value).to(self._device) for value in graph.random_inputs(rng).values()]
         inputs = [value.to(dtype) if value.is_floating_point() else value for value in inputs]
         run = self._torch.compile(module, dynamic=False) if self._compiled else module
         return Work(run=self.recorded(lambda: run(*inputs)), launch="graph")
 
     def recorded(self, run: Run) -> Run:
         """The work recorded in a CUDA graph, ready to be replayed `RUNS` times and waited for."""
-        cuda = self._torch.cuda
+        cuda = self._cuda
         try:
             with self._torch.inference_mode():
                 side = cuda.Stream()

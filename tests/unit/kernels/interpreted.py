@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from hwnas.errors import MeasurementError
-from hwnas.kernels import Case, KernelSource, Tuning, all_kernels
+from hwnas.kernels import Case, KernelSource, Tuning, all_kernels, launch
 from hwnas.kernels.launch import check, prepare, random_tensors
-from hwnas.kernels.source import PRECISIONS
+from hwnas.kernels.source import PRECISIONS, Attrs
 
 
 def depthwise_conv(rng: np.random.Generator) -> Iterator[Case]:
@@ -77,6 +77,21 @@ def not_a_number(source: KernelSource) -> bool:
     return all(bool(torch.isnan(value.view(-1)[0])) for value in prepare(source, tensors, case.attrs, source.tunings[0])())
 
 
+def in_a_row(source: KernelSource, case: Case) -> float:
+    """What launches in a row with products come to, against the same with the reference in the kernel's place; the largest difference."""
+
+    def by_reference(source: KernelSource, tensors: dict[str, torch.Tensor], attrs: Attrs, _: Tuning) -> object:
+        outputs = tuple(torch.empty_like(value) for value in source.reference(tensors, attrs))
+        return lambda: tuple(into.copy_(value) for into, value in zip(outputs, source.reference(tensors, attrs), strict=True))
+
+    how = {"tuning": source.tunings[0], "precision": "fp32", "device": "cpu", "products": 3, "works": 3}
+    found = launch.row(source, case, **how)()["value"]
+    prepared, launch.prepare = launch.prepare, by_reference
+    expected = launch.row(source, case, **how)()["value"]
+    launch.prepare = prepared
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
 def main() -> None:
     """Runs all kernels in all precisions, the ways to launch them in turn."""
     torch.set_num_threads(1)
@@ -85,6 +100,8 @@ def main() -> None:
     for source in all_kernels():
         found.append({"kernel": source.name, "precision": "nan", "worst": 0.0 if not_a_number(source) else float("inf")})
         for i, case in enumerate(cases[source.name](np.random.default_rng(7))):
+            if i < 2:
+                found.append({"kernel": source.name, "precision": "row", "worst": in_a_row(source, case)})
             for precision in PRECISIONS:
                 worst = run(source, case, precision, source.tunings[i % len(source.tunings)])
                 found.append({"kernel": source.name, "precision": precision, "worst": worst})

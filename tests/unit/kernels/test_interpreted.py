@@ -38,6 +38,14 @@ def test_within_the_tolerance_on_random_shapes(interpreted: list[dict[str, Any]]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_in_a_row(interpreted: list[dict[str, Any]], kernel: str) -> None:
+    """Launches that read what products wrote, and products that read what launches wrote, come to what the reference comes to."""
+    apart = [row["worst"] for row in interpreted if (row["kernel"], row["precision"]) == (kernel, "row")]
+    assert len(apart) == 2
+    assert max(apart) < 1e-4
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_no_number_stays_none(interpreted: list[dict[str, Any]], kernel: str) -> None:
     """NaN is not swallowed by an activation or a mask."""
     assert [row["worst"] for row in interpreted if (row["kernel"], row["precision"]) == (kernel, "nan")] == [0.0]

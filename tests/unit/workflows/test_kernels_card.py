@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,14 +11,14 @@ import pytest
 from hwnas.devices import catalogue
 from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.devices.nvml import Card
-from hwnas.errors import DeviceUnavailable, UsageError
-from hwnas.kernels import Case
+from hwnas.errors import DeviceUnavailable, HwnasError, UsageError
+from hwnas.kernels import Case, find
 from hwnas.kernels.chain import Chain, chain
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_gpu import CPU, OrtGpuRuntime, Target
 from hwnas.workflows import kernels_card
 from hwnas.workflows.kernels_bench import bench
-from hwnas.workflows.kernels_card import Fused, chosen_side
+from hwnas.workflows.kernels_card import RUNS, CudaTorch, Fused, chosen_side
 from hwnas.workflows.kernels_worth import Fusion
 
 
@@ -79,6 +81,88 @@ def test_the_card_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch)
     uuids.pop()
     with pytest.raises(DeviceUnavailable, match="'h100' is here, but torch 9 sees 1 cards and not this one"):
         kernels_card.sides("h100", "fp16", "compile")
+
+
+class RecordingCuda:
+    """Stands in for `torch.cuda`: what is run while a graph is recorded is counted, and so are launches of graphs and waits."""
+
+    def __init__(self, refuses: str = "") -> None:
+        self.did: list[str] = []
+        self._refuses = refuses
+
+    def Stream(self) -> RecordingCuda:  # noqa: N802  (a class of the module)
+        """A stream."""
+        return self
+
+    current_stream = Stream
+    CUDAGraph = Stream
+
+    def wait_stream(self, _: object) -> None:
+        """Streams wait for each other."""
+
+    @contextmanager
+    def stream(self, _: object) -> Iterator[None]:
+        """Work on a side stream, before anything is recorded."""
+        self.did.append("warm up")
+        yield
+
+    @contextmanager
+    def graph(self, _: object) -> Iterator[None]:
+        """Records."""
+        self.did.append("record")
+        if self._refuses:
+            raise RuntimeError(self._refuses)
+        yield
+
+    def replay(self) -> None:
+        """Launches what was recorded."""
+        self.did.append("launch")
+
+    def synchronize(self) -> None:
+        """Waits."""
+        self.did.append("wait")
+
+
+def on_processor(cuda: RecordingCuda, precision: str = "bf16") -> CudaTorch:
+    return CudaTorch("a card", precision, device="cpu", cuda=cuda)
+
+
+def test_a_sample_is_many_launches_and_one_wait() -> None:
+    """Whatever torch runs is warmed up, recorded once, and launched as a whole: both sides have as many launches by the host."""
+    cuda, ran = RecordingCuda(), []
+    run = on_processor(cuda).recorded(lambda: ran.append(1))
+    assert (cuda.did, len(ran)) == (["warm up", "record"], 4)
+    run()
+    assert cuda.did[2:] == ["launch"] * RUNS + ["wait"]
+
+
+def test_networks_by_torch() -> None:
+    """In the precision of the kernels; what torch made of the work is not known."""
+    work = on_processor(RecordingCuda()).network(row_of("silu").whole)
+    work.run()
+    assert (work.launch, work.calls) == ("graph", None)
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_rows_of_launches(monkeypatch: pytest.MonkeyPatch, bare: bool) -> None:
+    """The kernel's results are checked once, then a row is recorded that has as many launches and products as the network."""
+    asked: list[dict[str, object]] = []
+    checked: list[str] = []
+    monkeypatch.setattr(kernels_card, "prepare", lambda *_: lambda: ())
+    monkeypatch.setattr(kernels_card, "check", lambda source, *_: checked.append(source.name))
+    monkeypatch.setattr(kernels_card, "row", lambda *_, **how: asked.append(how) or (lambda: None))
+    source = find("depthwise_conv")
+    on_processor(RecordingCuda(), "fp16").row(source, source.cases[0], source.tunings[1], row_of("relu"), bare=bare)
+    assert checked == ["depthwise_conv"]
+    assert [(how["products"], how["works"], how["precision"], how["tuning"]) for how in asked] == [
+        (3, 1 if bare else 3, "fp16", source.tunings[1])
+    ]
+
+
+def test_a_card_that_refuses() -> None:
+    """One line, with its own words."""
+    with pytest.raises(HwnasError, match=r"the card refuses to run or record it \(out of memory; try less\)"):
+        on_processor(RecordingCuda("out of memory;\n try less")).recorded(lambda: None)
 
 
 def row_of(activation: str) -> Chain:
