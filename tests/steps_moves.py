@@ -143,7 +143,13 @@ def _one_hot(g: Grower, x: str) -> str:
 
 def _apart(g: Grower, shape: Sequence[int]) -> str:
     """Numbers that differ by 1 at least, which rounding cannot bring into another order."""
-    return g.builder.constant("k", g.rng.permutation(prod(shape)).astype(np.float32).reshape(shape))
+    return g.builder.constant("k", (g.rng.permutation(prod(shape)) + np.float32(0.5)).astype(np.float32).reshape(shape))
+
+
+def _shifted(g: Grower, places: str) -> str:
+    """Places as numbers, none of them 0, which a runtime would find needless to add."""
+    half = g.builder.constant("h", np.full(1, 0.5, np.float32))
+    return g.builder.op("Add", [g.builder.op("Cast", [places], to="float32"), half])
 
 
 def _top_k(g: Grower, x: str) -> str:
@@ -153,8 +159,8 @@ def _top_k(g: Grower, x: str) -> str:
     shape = (*g.shape(x)[:axis], g.shape(x)[axis] + 1, *g.shape(x)[axis + 1 :])
     many = g.integer(1, g.shape(x)[axis])
     values, places = g.builder.ops("TopK", [_apart(g, shape)], outputs=2, k=many, axis=axis, largest=g.integer(0, 1))
-    found = values if g.flag() else g.builder.op("Cast", [places], to="float32")
-    return g.builder.op("Add", [found, g.builder.op("Slice", [x], starts=(0,), ends=(many,), axes=(axis,))])
+    found = values if g.flag() else _shifted(g, places)
+    return g.builder.op("Sub", [found, g.builder.op("Slice", [x], starts=(0,), ends=(many,), axes=(axis,))])
 
 
 def _extreme(op: str) -> Step:
@@ -164,7 +170,7 @@ def _extreme(op: str) -> Step:
         axis = g.integer(-len(g.shape(x)), len(g.shape(x)) - 1)
         values = _apart(g, g.shape(x)) if g.flag() else g.builder.constant("k", np.ones(g.shape(x), np.float32))
         places = g.builder.op(op, [values], axis=axis, keepdims=1, select_last_index=g.integer(0, 1))
-        return g.builder.op("Add", [x, g.builder.op("Cast", [places], to="float32")])
+        return g.builder.op("Add", [x, _shifted(g, places)])
 
     return step
 

@@ -26,6 +26,7 @@ PATTERNS = frozenset(
         "Gelu",
         "GemmSum",
         "GemmTranspose",
+        "LateTransposes",
         "LayerNormalization",
         "MatMulAdd",
         "MatMulNorm",

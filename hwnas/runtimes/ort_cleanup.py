@@ -276,19 +276,23 @@ def merge_reshapes(draft: Draft) -> bool:
 
 
 def merge_casts(draft: Draft) -> None:
-    """A Cast to a wider type before another Cast is left out, and so are both where the second undoes the first."""
-    for step in draft.of("Cast"):
-        before = draft.writer.get(step.inputs[0])
-        if before is None or before.op != "Cast":
+    """A Cast that undoes one to a wider type before it leaves; where Casts alone read such a wider value, they read its source instead."""
+    for before in draft.of("Cast"):
+        written, source = before.outputs[0], before.inputs[0]
+        readers = list(draft.readers.get(written, ()))
+        if before.attr("to") not in _WIDER.get(draft.specs[source].dtype, ()):
             continue
-        source = draft.specs[before.inputs[0]].dtype
-        if before.attr("to") not in _WIDER.get(source, ()):
-            continue
-        draft.set_input(step, 0, before.inputs[0])
-        if not draft.edges(before.outputs[0]) and before.outputs[0] not in draft.outputs:
-            draft.remove(before, step)
-        if step.attr("to") == source and step.outputs[0] not in draft.outputs:
-            draft.bypass(step)
+        casts = [reader for reader in readers if reader.op == "Cast"]
+        alone = len(casts) == len(readers) and written not in draft.outputs
+        for step in casts:
+            undoes = step.attr("to") == draft.specs[source].dtype and step.outputs[0] not in draft.outputs
+            if undoes or alone:
+                draft.set_input(step, 0, source)
+            if undoes:
+                draft.bypass(step)
+        if casts and not draft.edges(written) and written not in draft.outputs:
+            left = [reader for reader in draft.readers.get(source, ()) if reader is not before]
+            draft.remove(before, next(iter(left), None) or draft.writer.get(source))
 
 
 _WIDER: Mapping[str, tuple[str, ...]] = {

@@ -103,7 +103,7 @@ def _late(draft: Draft, fusions: Fusions, *, first: bool) -> bool:
     if "GemmTranspose" in known:
         for step in draft.of("Gemm"):
             changed |= products.gemm_transpose(draft, step)
-    if first and "Transposes" in known:
+    if first and {"Transposes", "LateTransposes"} <= known:
         changed |= push(draft, resize=True)
     changed |= layout.activate(draft, fusions)
     changed |= recognise(draft, fusions, "Gelu", "LayerNormalization", "RMSNormalization")

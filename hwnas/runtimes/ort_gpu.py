@@ -31,7 +31,9 @@ from hwnas.ir.onnx import to_bytes
 from hwnas.runtimes.base import KernelTime, Model, graph_of
 from hwnas.runtimes.cuda import ORDER, VISIBLE
 from hwnas.runtimes.fusions import Fusions
-from hwnas.runtimes.ort_kernels import attribute
+from hwnas.runtimes.ort_casts import without_casts
+from hwnas.runtimes.ort_cuda_fusion import RULES, in_precision
+from hwnas.runtimes.ort_kernels import attribute, named
 from hwnas.runtimes.ort_probe import call_overhead_s
 from hwnas.runtimes.ort_watch import EVENT, kernel_events
 from hwnas.runtimes.samples import Clock, Samples, StoppingRule, faster_half_s, sample
@@ -44,7 +46,6 @@ from hwnas.runtimes.trt_precision import write as write_types
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 WARMUP = 3
-_FUSIONS = Fusions(block=1)  # no blocked layout on a card
 _WEIGHTS_SEED = 0
 
 
@@ -81,7 +82,7 @@ class Target:
 
 
 TARGETS: Mapping[str, Target] = {
-    "onnxruntime-cuda": Target(provider=CUDA),
+    "onnxruntime-cuda": Target(provider=CUDA, precisions=("fp32", "fp16")),
     "onnxruntime-tensorrt": Target(provider=TENSORRT, others=(CUDA,), precisions=("fp32", "fp16")),
 }
 
@@ -323,10 +324,21 @@ class OrtGpuSession:
         if self._runtime.target.provider != TENSORRT:
             import onnx
 
-            return attribute(self.graph, onnx.load(optimized), ran, self._runtime.fusions)
+            return self._rewritten(onnx.load(optimized), ran)
         written = self._written or Written(serves={}, holds={})
         asked = dict.fromkeys(self.graph.positions, self._precision)
         return attribute_layers(self.graph, written, layers_of(list(ran), parts), asked, ran)
+
+    def _rewritten(self, optimized: Any, ran: Mapping[str, str]) -> Mapping[str, KernelCall]:
+        """Kernels of an optimised model; a conversion between float types belongs to the one that it serves."""
+        fusions = self._runtime.fusions
+        if self._precision == "fp32":
+            return attribute(self.graph, optimized, ran, fusions)
+        for name, node in named(optimized, ran).items():
+            node.name = name
+        plain = without_casts(self.graph, optimized)
+        calls = attribute(self.graph, plain.model, {name: op for name, op in ran.items() if name not in plain.serves}, fusions)
+        return {name: in_precision(calls[plain.serves.get(name, name)], self._precision) for name in ran}
 
 
 def layers_of(ran: Sequence[str], parts: Sequence[tuple[str, Sequence[str]]]) -> tuple[LayerRecord, ...]:
@@ -351,7 +363,7 @@ class OrtGpuRuntime:
         name: `onnxruntime-cuda` or `onnxruntime-tensorrt`.
         card: to run on; the driver's first one unless given.
         target: where it computes; follows from the name and the card unless given.
-        fusions: what it fuses; what ONNX Runtime fuses in any layout unless given.
+        fusions: what it fuses; what the CUDA provider does unless given.
 
     Raises:
         UsageError: there is no such runtime.
@@ -361,7 +373,7 @@ class OrtGpuRuntime:
 
     threads = 1  # launches; the card computes
 
-    def __init__(self, name: str, card: Card | None = None, *, target: Target | None = None, fusions: Fusions = _FUSIONS) -> None:
+    def __init__(self, name: str, card: Card | None = None, *, target: Target | None = None, fusions: Fusions = RULES) -> None:
         if name not in TARGETS:
             raise UsageError(f"ONNX Runtime on a card is {' or '.join(TARGETS)}, not '{name}'")
         self.name = name
@@ -379,8 +391,9 @@ class OrtGpuRuntime:
 
         Args:
             model: the network, in fp32.
-            precision: `fp32` (the CUDA provider never rounds to TF32; TensorRT's does unless NVIDIA_TF32_OVERRIDE=0), or, with TensorRT's
-                provider, `fp16`.
+            precision: `fp32` (the CUDA provider never rounds to TF32; TensorRT's does unless NVIDIA_TF32_OVERRIDE=0) or `fp16`: weights and
+                activations, with what the network reads and writes in fp32. Not `int8`: the CUDA provider has no convolution in it, and
+                would compute in floats between conversions.
 
         Raises:
             GraphError: ONNX Runtime refuses the network, or would compute a node elsewhere.
@@ -389,7 +402,7 @@ class OrtGpuRuntime:
         """
         if precision not in self.target.precisions:
             raise UsageError(
-                f"{self.name} computes in {' or '.join(self.target.precisions)}, not in '{precision}'; --runtime tensorrt has more"
+                f"{self.name} computes in {' or '.join(self.target.precisions)}, not in '{precision}'; --runtime tensorrt has int8"
             )
         graph = graph_of(model).materialize(np.random.default_rng(_WEIGHTS_SEED))
         if precision == "fp32":

@@ -117,6 +117,12 @@ def _upsampled(b: GraphBuilder, x: str) -> str:
     return b.op("Resize", [_pooled(b, x)], scales=(1.0, 1.0, 2.0, 2.0), mode="linear", coordinate_transformation_mode="half_pixel")
 
 
+def _enlarged(b: GraphBuilder, x: str) -> str:
+    """Of an image with its channels last, by an operator that wants them first."""
+    y = b.op("Resize", [b.op("Transpose", [x], perm=(0, 3, 1, 2))], scales=(1.0, 1.0, 2.0, 2.0), mode="linear")
+    return b.op("Transpose", [y], perm=(0, 2, 3, 1))
+
+
 def _chosen(b: GraphBuilder, x: str) -> str:
     return b.op("Where", [b.op("Not", [b.op("Greater", [x, _number(b, 0)])]), x, _other(b, x)])
 
@@ -150,6 +156,7 @@ HABITS: Mapping[str, Habit] = {
     "Gelu": Habit(_gelu, "Erf", left=0, shape=SEQUENCE),
     "GemmSum": Habit(lambda b, x: b.op("Sum", [_gemm(b, x), _other(b, b.input("y", (4, 6)))]), "Sum", left=0, shape=MATRIX),
     "GemmTranspose": Habit(lambda b, x: _gemm(b, _swapped(b, x)), "Transpose", left=0, shape=MATRIX),
+    "LateTransposes": Habit(_enlarged, "Transpose", left=0),
     "LayerNormalization": Habit(_layer_norm, "ReduceMean", left=0, shape=SEQUENCE),
     "MatMulAdd": Habit(lambda b, x: b.op("Add", [_linear(b, x), b.weight("bias", (6,))]), "Add", left=0, shape=SEQUENCE),
     "MatMulNorm": Habit(lambda b, x: b.batch_norm(_linear(b, x)), "BatchNormalization", left=0, shape=MATRIX),

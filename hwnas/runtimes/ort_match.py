@@ -115,7 +115,7 @@ def _theirs(nodes: Mapping[str, Any], initializers: frozenset[str]) -> list[_Nod
         group.inputs = tuple(reads | dict.fromkeys(value for value in inputs if not _is_inside(value)))
         group.outputs = tuple(value for value in outputs if not _is_inside(value))
         groups.update((value, group) for value, part in list(groups.items()) if part in parts)
-        groups.update(dict.fromkeys(outputs, group))
+        groups.update((value, group) for value in outputs if _is_inside(value))  # what it writes outside is for others to read
         found = [*(node for node in found if node not in parts), group]
     return found
 

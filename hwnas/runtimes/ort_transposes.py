@@ -27,7 +27,7 @@ _BROADCAST = frozenset(
         *("Pow", "Sub", "Sum", "Where"),
     }
 )
-_REDUCTIONS = frozenset(f"Reduce{how}" for how in ("L1", "L2", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"))
+_REDUCTIONS = frozenset(f"Reduce{how}" for how in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"))
 _AXIS = frozenset({"Concat", "LogSoftmax", "Softmax", "Split"})
 _IMAGES = ((0, 2, 3, 1), (0, 3, 1, 2))  # the permutations that a Resize lets through
 _POOLS = frozenset({"QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearMaxPool"})  # of integers: have a form for channels last

@@ -13,7 +13,7 @@ from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.devices.nvml import Card
 from hwnas.errors import HwnasError, UsageError, did_you_mean
 from hwnas.ir import Graph, KernelCall
-from hwnas.runtimes import eager, ort_int8_fusion, trt_fusion
+from hwnas.runtimes import eager, ort_cuda_fusion, ort_int8_fusion, trt_fusion
 from hwnas.runtimes.base import Runtime
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_fusion import fuse
@@ -88,8 +88,9 @@ _VERSIONS: Mapping[str, Callable[[], str]] = {
 _FUSERS: Mapping[tuple[str, str], Fuser] = {
     (CPU, "fp32"): fuse,
     (CPU, "int8"): ort_int8_fusion.fuse,
-    (CUDA, "fp32"): fuse,
+    **{(CUDA, precision): one for precision, one in ort_cuda_fusion.FUSERS.items()},
     **{(TENSORRT, precision): one for precision, one in trt_fusion.FUSERS.items()},
+    **{(CUDA_TENSORRT, precision): trt_fusion.FUSERS[precision] for precision in ("fp32", "fp16")},
     (EAGER, "fp32"): eager.fuse,
 }
 
