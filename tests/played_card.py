@@ -28,7 +28,7 @@ from hwnas.runtimes.samples import Samples, StoppingRule, sample
 from hwnas.runtimes.trt_fusion import FUSERS
 from hwnas.testing import Recording, ReplayRuntime
 from hwnas.testing.replay import ReplaySession
-from hwnas.workflows import profile
+from hwnas.workflows import metering, profile
 
 SLOWDOWN, POWER_CAP = 0x40, 0x4  # hardware thermal slowdown, software power cap
 SPEED = {"fp16": 0.02, "int8": 0.028}  # times as fast as the device on paper: a visit is to take its time
@@ -129,6 +129,7 @@ class PlayedCard:
         monkeypatch.setitem(registry._MAKERS, "tensorrt", self.runtime)
         monkeypatch.setattr(nvml_energy, "SystemClock", lambda: self.clock)
         monkeypatch.setattr(profile, "SystemClock", lambda: self.clock)
+        monkeypatch.setattr(metering, "SystemClock", lambda: self.clock)
 
 
 def model_of(graph: Graph, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from rich.table import Table
 from hwnas.assets import Workspace
 from hwnas.cli import options
 from hwnas.errors import UsageError
-from hwnas.units import format_bytes, format_count, format_fraction, format_quantity, format_seconds
+from hwnas.units import format_bytes, format_count, format_fraction, format_joules, format_quantity, format_seconds
 from hwnas.workflows.runs import SearchOptions
 
 if TYPE_CHECKING:
@@ -133,24 +133,30 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     console.print(
         f"{outcome.result.evaluations} networks in {outcome.result.generations} generations (ended by {outcome.result.stopped_by}); "
         + (
-            f"{outcome.kept} of {count} finalists kept the limit when measured"
+            f"{outcome.kept} of {count} finalists kept the limits when measured"
             if outcome.measured
             else f"{count} finalists, none measured: '{device}' is not on this machine; latency {outcome.run.record['latency_source']}"
         )
     )
     console.print(_finalists_table(outcome))
+    for told in dict.fromkeys(finalist.as_json()["energy"] for finalist in outcome.finalists):
+        console.print(f"energy {told}")
     export = f"hwnas export {outcome.run.id} -o DIR, " if outcome.measured else ""
     console.print(f"next: {export}hwnas report {outcome.run.id}")
 
 
 def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
-    table = Table("#", "predicted\n[low, high]", "measured", "limit\nkept", "accuracy", "params", *(["exported"] if speedup else []))
-    for finalist in outcome.finalists:
-        row = finalist.as_json()
+    rows = [finalist.as_json() for finalist in outcome.finalists]
+    metered = any(row["predicted_energy_j"] or row["measured_energy_j"] for row in rows)
+    energies = ["energy predicted\n[low, high]", "energy\nmeasured"] if metered else []
+    table = Table(
+        "#", "predicted\n[low, high]", "measured", *energies, "limit\nkept", "accuracy", "params", *(["exported"] if speedup else [])
+    )
+    for finalist, row in zip(outcome.finalists, rows, strict=True):
         predicted = row["predicted_latency_s"]
         interval = f"{format_seconds(predicted['value'])}\n[{format_seconds(predicted['low'])}, {format_seconds(predicted['high'])}]"
         measured = row["measured_latency_s"]
-        kept = {True: "yes", False: "NO", None: "no limit" if measured else "unknown"}[row["limit_kept"]]
+        kept = {True: "yes", False: "NO", None: "no limit" if measured and not outcome.limited else "unknown"}[row["limit_kept"]]
         deviation = "one seed" if row["accuracy_sd"] is None else f"± {format_fraction(row['accuracy_sd'])}"
         accuracy = f"{format_fraction(row['accuracy_mean'])} {deviation}"
         shipped = [speedup if finalist.rank == 1 else ""] if speedup else []
@@ -158,12 +164,22 @@ def _finalists_table(outcome: Outcome, speedup: str = "") -> Table:
             str(finalist.rank),
             interval,
             format_seconds(measured) if measured else "no",
+            *(_energies(row) if metered else ()),
             kept,
             accuracy,
             format_count(finalist.params),
             *shipped,
         )
     return table
+
+
+def _energies(row: dict[str, Any]) -> tuple[str, str]:
+    """A finalist's energy as predicted and as measured."""
+    foreseen, joules = row["predicted_energy_j"], row["measured_energy_j"]
+    predicted = (
+        f"{format_joules(foreseen['value'])}\n[{format_joules(foreseen['low'])}, {format_joules(foreseen['high'])}]" if foreseen else "no"
+    )
+    return predicted, f"{format_joules(joules)}\n± {format_joules(row['measured_energy_uncertainty_j'], 2)}" if joules else "no"
 
 
 @click.command()

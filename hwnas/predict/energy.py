@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -38,6 +38,8 @@ HUBER = 1.5  # residuals beyond so many robust deviations count less
 ROUNDS = 4  # of reweighting
 PENALTIES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 SWEEPS = 200
+MOST_LOG = 50.0  # of a curve: beyond it there is no network, and an exponential ends in infinity
+MOST_WIDTH = float(np.log(1000.0))  # of an interval, up and down: what is not known to a factor of a thousand is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +51,15 @@ class EnergyRecord:
         joules: of one call.
         source: how it was measured, one of `SOURCES`; energies of different sources are different quantities.
         seconds: that a call takes, where that was measured too.
+        foretold_s: the same as predicted by a model that did not see this network: users have no better time to give, so that the
+            interval is calibrated with it.
     """
 
     kernels: tuple[Kernel, ...]
     joules: float
     source: str
     seconds: float | None = None
+    foretold_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -67,10 +72,10 @@ class EnergyRecord:
             raise UsageError("a network whose energy is measured needs at least one kernel; leave empty networks out")
 
     @classmethod
-    def of(cls, network: NetworkRecord, joules: float, source: str) -> EnergyRecord:
-        """A network of a profile, with the energy of one call in J."""
+    def of(cls, network: NetworkRecord, joules: float, source: str, foretold_s: float | None = None) -> EnergyRecord:
+        """A network of a profile, with the energy of one call in J and its latency as predicted without it, in s."""
         kernels = tuple(record.call.kernel for record in network.kernels)
-        return cls(kernels=kernels, joules=joules, source=source, seconds=network.latency_s)
+        return cls(kernels=kernels, joules=joules, source=source, seconds=network.latency_s, foretold_s=foretold_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,8 +235,13 @@ class Curve:
     def factor(self, columns: Matrix) -> Matrix:
         """The exponential of the curve, [networks]."""
         held = (np.clip(columns, self.low, self.high) - np.array(self.mean)) / np.array(self.scale)
-        factor: Matrix = np.exp(quadratic(held) @ np.array(self.weights))
+        factor: Matrix = np.exp(np.clip(quadratic(held) @ np.array(self.weights), -MOST_LOG, MOST_LOG))
         return factor
+
+    def shifted(self, shift: float) -> Curve:
+        """The same curve, higher by so much in the logarithm."""
+        intercept, *rest = self.weights
+        return replace(self, weights=(intercept + shift, *rest))
 
     def reaches(self, columns: Matrix) -> NDArray[np.bool_]:
         """Which networks are of sizes that were measured, give or take a factor of `REACH`."""
@@ -277,9 +287,25 @@ class EnergyModel:
         sums, unknown = self.rates.joules(loads)
         coverage = np.where(self.curve.reaches(columns), 1 - unknown / sums, 0.0)
         known, rest = value * coverage, value * (1 - coverage)
-        width = self.half_width * self.doubt.factor(columns)
+        width = np.minimum(self.half_width * self.doubt.factor(columns), MOST_WIDTH)
         down, up = np.exp(-width), np.exp(width)
         return Bounds(value=value, low=known * down + rest / UNKNOWN, high=known * up + rest * UNKNOWN, coverage=coverage)
+
+    def recalibrated(self, loads: Loads, joules: Matrix) -> EnergyModel:
+        """This model after networks were measured that a search chose with it.
+
+        As with latency, their median error moves every prediction, and the interval never narrows.
+
+        Args:
+            loads: of the networks, with predicted times where energy was learned together with time.
+            joules: measured, by the model's source, [networks].
+        """
+        log_ratio = np.log(joules / self.joules(loads))
+        shift = float(np.median(log_ratio))
+        left = np.abs(log_ratio - shift) / self.doubt.factor(loads.columns)
+        own = quantile(left, LEVEL)
+        half_width = max(self.half_width, own if np.isfinite(own) else float(left.max()))
+        return replace(self, curve=self.curve.shifted(shift), half_width=half_width)
 
 
 def fit(records: Sequence[EnergyRecord]) -> EnergyModel:
@@ -289,13 +315,18 @@ def fit(records: Sequence[EnergyRecord]) -> EnergyModel:
         UsageError: the energies come from several sources.
         MeasurementError: there are fewer than `LEAST_NETWORKS` records.
     """
-    seconds = [record.seconds for record in records if record.seconds is not None]
-    known = np.array(seconds) if len(seconds) == len(records) else None
     return learn(
-        Loads.of([record.kernels for record in records], known),
+        Loads.of([record.kernels for record in records], _all([record.seconds for record in records])),
         np.array([record.joules for record in records]),
         one_source(record.source for record in records),
+        _all([record.foretold_s for record in records]),
     )
+
+
+def _all(seconds: Sequence[float | None]) -> Matrix | None:
+    """Times of networks; None where one is not known."""
+    known = [one for one in seconds if one is not None]
+    return np.array(known) if len(known) == len(seconds) else None
 
 
 def one_source(sources: Iterable[str]) -> str:
@@ -311,8 +342,15 @@ def one_source(sources: Iterable[str]) -> str:
     return next(iter(counts))
 
 
-def learn(loads: Loads, joules: Matrix, source: str) -> EnergyModel:
+def learn(loads: Loads, joules: Matrix, source: str, foretold_s: Matrix | None = None) -> EnergyModel:
     """Learns a setting from what networks ask of it and their energy in J.
+
+    Args:
+        loads: of the networks, with their times as measured, where they were.
+        joules: measured, [networks].
+        source: how, one of `SOURCES`.
+        foretold_s: times as they were predicted without the network, [networks]. Rates are learned from measured times, since those are
+            what the energy was spent in; errors, and so the interval, are those of predictions that start from a predicted time.
 
     Raises:
         MeasurementError: there are fewer than `LEAST_NETWORKS`.
@@ -323,9 +361,10 @@ def learn(loads: Loads, joules: Matrix, source: str) -> EnergyModel:
         )
     columns = loads.columns
     folds = [(np.flatnonzero(np.arange(len(joules)) % FOLDS != k), np.arange(k, len(joules), FOLDS)) for k in range(FOLDS)]
+    asked = loads if foretold_s is None or loads.seconds is None else replace(loads, seconds=foretold_s)
     crossed, doubt = np.empty(len(joules)), np.empty(len(joules))
     for train, test in folds:
-        crossed[test] = sums_bent(*stages(loads.take(train), joules[train]), loads.take(test))
+        crossed[test] = sums_bent(*stages(loads.take(train), joules[train]), asked.take(test))
     error = np.abs(np.log(joules / crossed))
     for train, test in folds:
         doubt[test] = _doubt(columns[train], error[train]).factor(columns[test])

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,17 @@ class EnergyPredictor:
         """Where an estimate comes from, for people: what was measured, and how."""
         how = f"{self.model.source}: {SOURCES[self.model.source]}"
         return f"predicted from energies of {self.setting.device}/{self.setting.key} ({self.space}) measured by {how}"
+
+    def recalibrated(self, networks: Sequence[Sequence[Kernel]], seconds: Sequence[float], joules: Sequence[float]) -> EnergyPredictor:
+        """This predictor after networks were measured that a search chose with it; see `EnergyModel.recalibrated`.
+
+        Args:
+            networks: each given by its kernels.
+            seconds: that a call of each takes, as predicted.
+            joules: of a call of each, as measured by the predictor's source.
+        """
+        loads = Loads.of(networks, np.array(seconds))
+        return replace(self, model=self.model.recalibrated(loads, np.array(joules)), digest="")
 
     def estimate(self, networks: Sequence[Sequence[Kernel]], seconds: Sequence[float] | None = None) -> list[Estimate]:
         """Energy of one call of each network in J.

@@ -263,3 +263,20 @@ def judge(train: Sequence[NetworkRecord], test: Sequence[NetworkRecord], rooflin
     )
     held_out = HeldOut.of(model.bounds(unseen.table).value, unseen.latency)
     return held_out, replace(model, held_out=held_out)
+
+
+def foretold_s(networks: Sequence[NetworkRecord], roofline: Roofline) -> Matrix:
+    """Latency of each network in s, as a predictor says that did not see it: quick ones, which are a little worse than the one that ships.
+
+    Raises:
+        MeasurementError: there are fewer than `LEAST_NETWORKS`.
+    """
+    if len(networks) < LEAST_NETWORKS:
+        raise MeasurementError(f"predicting networks from each other needs at least {LEAST_NETWORKS}, got {len(networks)}; profile longer")
+    found = np.empty(len(networks))
+    for k in range(FOLDS):
+        train = [network for i, network in enumerate(networks) if i % FOLDS != k]
+        test = networks[k::FOLDS]
+        _, model = judge(train, test, roofline)
+        found[k::FOLDS] = model.bounds(Training.of(test).table).value
+    return found

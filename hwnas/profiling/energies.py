@@ -19,6 +19,7 @@ from hwnas.devices.clock import Clock, SystemClock
 from hwnas.devices.energy import Measured, Trial, measure
 from hwnas.devices.energy import Plan as Trials
 from hwnas.errors import UsageError
+from hwnas.ir import Graph
 from hwnas.profiling.lines import Lines
 from hwnas.profiling.profile import NetworkRecord, Profile
 from hwnas.profiling.waves import Stage
@@ -171,10 +172,36 @@ class EnergyProfiler:
 
     def _measure(self, profile: Profile, network: NetworkRecord, meter: EnergyMeter, trials: Trials) -> Measured | Unavailable:
         graph = self._space.graph(network.genotype, batch=profile.setting.batch)
-        stage = Stage.build(self._runtime, graph, precision=profile.setting.precision, seed=0)
-        rng = np.random.default_rng([profile.seed, network.id])
-        stage.work(2)  # what is loaded or allocated at first belongs to no trial
-        return measure(meter, stage.work, rng=rng, state=self._device.state, plan=trials, clock=self._clock)
+        seed, precision = (profile.seed, network.id), profile.setting.precision
+        return measure_call(self._device, meter, self._runtime, graph, precision=precision, seed=seed, plan=trials, clock=self._clock)
+
+
+def measure_call(
+    device: Device,
+    meter: EnergyMeter,
+    runtime: Runtime,
+    graph: Graph,
+    *,
+    precision: str,
+    seed: tuple[int, ...],
+    plan: Trials | None = None,
+    clock: Clock | None = None,
+) -> Measured | Unavailable:
+    """The energy of one call of a network.
+
+    Args:
+        device: that tells its state.
+        meter: of the device.
+        runtime: builds and runs.
+        graph: at the batch size that a call has.
+        precision: of the arithmetic.
+        seed: of the pauses before trials.
+        plan: how long to measure.
+        clock: time, and waiting.
+    """
+    stage = Stage.build(runtime, graph, precision=precision, seed=0)
+    stage.work(2)  # what is loaded or allocated at first belongs to no trial
+    return measure(meter, stage.work, rng=np.random.default_rng(seed), state=device.state, plan=plan, clock=clock)
 
 
 def in_order(networks: Sequence[NetworkRecord]) -> Iterator[NetworkRecord]:

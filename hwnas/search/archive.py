@@ -29,7 +29,7 @@ from hwnas.search.problem import Problem
 from hwnas.spaces.base import Genotype
 
 FORMAT = 1
-Kind = Literal["proxies", "training", "measurement", "prediction", "export", "engine"]
+Kind = Literal["proxies", "training", "measurement", "energy", "prediction", "export", "engine"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _TABLES = sa.MetaData()

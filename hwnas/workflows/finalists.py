@@ -1,12 +1,14 @@
 """Closing the loop: finalists are measured, the predictor is recalibrated on them, what breaks the limit is dropped, the rest is trained.
 
 Measuring comes before training: a network's speed does not depend on its weights, so nothing is spent on training what is
-too slow. After training, the trained network is measured once more: that is the figure that counts.
+too slow. After training, the trained network is measured once more: that is the figure that counts. Energy is held against its limits in
+the same way, where the device has a meter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,41 +19,50 @@ import numpy as np
 from hwnas.accuracy.data import Dataset
 from hwnas.accuracy.train import Recipe, accuracy, train
 from hwnas.assets import disk_errors, write_atomically
+from hwnas.devices import Unavailable
 from hwnas.errors import InfeasibleError
-from hwnas.ir import Graph
+from hwnas.ir import Graph, Kernel
 from hwnas.ir.cost import flops, params
 from hwnas.ir.onnx import load, save
 from hwnas.predict import Predictor
+from hwnas.predict.energy_store import EnergyPredictor
 from hwnas.runtimes.base import Runtime
 from hwnas.runtimes.samples import Samples, StoppingRule
 from hwnas.search.archive import Archive
 from hwnas.search.evaluator import Bounded, Evaluation
 from hwnas.search.front import select
-from hwnas.search.problem import Problem
+from hwnas.search.problem import Constraint, Problem
 from hwnas.spaces.base import Genotype
-from hwnas.units import format_seconds
+from hwnas.units import format_joules, format_seconds
 from hwnas.workflows.deploy import accuracy_as_run, deployed
 from hwnas.workflows.evaluator import Scorer, summary, training_variant, weights_file
+from hwnas.workflows.metering import NOT_MEASURED, Metering, Reading
 
 RULE = StoppingRule(relative_error=0.003, min_samples=50, max_seconds=2.0)
 ATTEMPTS = 3
+MEASURABLE = ("latency", "energy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A network's latency as measured, beside what was promised.
+    """A network's latency and energy as measured, beside what was promised.
 
     Attributes:
         genotype: canonical.
         predicted: when it was chosen, in s.
         samples: end to end; None where the device is not on this machine.
-        kept: whether the median keeps the latency limits; None where there is none, or no measurement.
+        predicted_energy: of a call, when it was chosen, in J; None where no energy was learned.
+        energy: of a call, or why it was not measured.
+        kept: whether the median keeps the latency limits and the energy read keeps those on energy; None where there is none, or one
+            that could not be measured while no other is broken.
     """
 
     genotype: Genotype
     predicted: Bounded
     samples: Samples | None
     kept: bool | None
+    predicted_energy: Bounded | None = None
+    energy: Reading | Unavailable = NOT_MEASURED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +96,32 @@ class Finalist:
     recipe: str
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; `predicted_latency_s`, `measured_latency_s`, `limit_kept`, `accuracy_mean`, `accuracy_sd` may be relied on."""
+        """Plain values; all but `measured_grade`, `recipe` and `weights` may be relied on.
+
+        An energy that is not known is null, and `energy` says why; `limit_kept` is about latency and energy.
+        """
         samples, predicted = self.measured.samples, self.measured.predicted
+        foreseen, energy = self.measured.predicted_energy, self.measured.energy
+        read = None if isinstance(energy, Unavailable) else energy
         return {
             "rank": self.rank,
             "genotype": list(self.genotype),
             "arch": self.arch,
-            "predicted_latency_s": {"value": predicted.value, "low": predicted.low, "high": predicted.high},
+            "predicted_latency_s": _plain(predicted),
             "measured_latency_s": samples and samples.median_s,
             "measured_p10_s": samples and samples.p10_s,
             "measured_p90_s": samples and samples.p90_s,
             "measured_p99_s": samples and samples.p99_s,
             "measured_n": samples.n if samples else 0,
             "measured_grade": samples and samples.grade,
+            "predicted_energy_j": foreseen and _plain(foreseen),
+            "measured_energy_j": read and read.joules,
+            "measured_energy_uncertainty_j": read and read.uncertainty_j,
+            "measured_net_energy_j": read and read.net_joules,
+            "measured_net_energy_uncertainty_j": read and read.net_uncertainty_j,
+            "energy_source": read and read.source,
+            "energy_notes": list(read.notes) if read else [],
+            "energy": read.told if read else f"unavailable: {energy.reason}" if isinstance(energy, Unavailable) else "",
             "limit_kept": self.measured.kept,
             "accuracy_mean": fmean(self.accuracies),
             "accuracy_sd": stdev(self.accuracies) if len(self.accuracies) > 1 else None,
@@ -110,6 +134,36 @@ class Finalist:
             "params": self.params,
             "flops": self.flops,
         }
+
+
+def _plain(bound: Bounded) -> dict[str, float]:
+    return {"value": bound.value, "low": bound.low, "high": bound.high}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictors:
+    """What foretells candidates: as the search used them, or as they are after some were measured.
+
+    Attributes:
+        latency: in s.
+        energy: in J of a call, where it was learned.
+    """
+
+    latency: Predictor
+    energy: EnergyPredictor | None
+
+    def promise(self, graph: Graph) -> dict[str, Bounded]:
+        """Latency and energy of a network."""
+        (latency,) = self.latency.estimate([graph])
+        found = {"latency": Bounded(latency.value, latency.low, latency.high)}
+        if self.energy:
+            (energy,) = self.energy.estimate([self.kernels(graph)], [latency.value])
+            found["energy"] = Bounded(energy.value, energy.low, energy.high)
+        return found
+
+    def kernels(self, graph: Graph) -> list[Kernel]:
+        """As the runtime makes them of the network."""
+        return [call.kernel for call in self.latency.kernels(graph)]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,6 +179,7 @@ class Final:
         runtime: that measures; None where the device is not on this machine: then finalists are chosen by prediction, and not measured.
         seeds: trainings of each finalist.
         weights: folder of trained networks.
+        metering: reads energy: that of candidates where it is a limit or an objective, that of finalists always.
         tell: called with what is being done.
     """
 
@@ -136,6 +191,7 @@ class Final:
     runtime: Runtime | None
     seeds: int
     weights: Path
+    metering: Metering | Unavailable = NOT_MEASURED
     tell: Callable[[str], None] = lambda _: None
 
     def measure(self, genotype: Genotype, graph: Graph, variant: str) -> Samples | None:
@@ -158,12 +214,47 @@ class Final:
         payload = self.archive.remember("measurement", genotype, f"{setting.key} {variant}", take)
         return Samples(np.array(payload["seconds"]), payload["ended_by"])
 
-    def keeps(self, samples: Samples | None) -> bool | None:
-        """Whether the median keeps every latency limit; None where there is none, or nothing was measured."""
-        limits = [limit for limit in self.problem.constraints if limit.metric == "latency"]
+    def read_energy(self, genotype: Genotype, graph: Graph, variant: str) -> Reading | Unavailable:
+        """The energy of a call, or why there is no reading; a reading is remembered, a refusal is not: it may have passed."""
+        runtime, metering, setting = self.runtime, self.metering, self.scorer.predictor.setting
+        if isinstance(metering, Unavailable):
+            return metering
+        if runtime is None:
+            return Unavailable("the device is not on this machine")
+        name = f"{setting.key} {metering.meter.source} {variant}"
+        row = self.archive.result("energy", genotype, name)
+        if row is not None:
+            return metering.read(row)
+        began = time.perf_counter()
+        found = metering.take(runtime, graph, setting.precision, (self.problem.seed, *genotype))
+        if isinstance(found, Unavailable):
+            return found
+        self.archive.record("energy", genotype, name, found, time.perf_counter() - began)
+        return metering.read(found)
+
+    def keeps(self, samples: Samples | None, energy: Reading | Unavailable | None = None) -> bool | None:
+        """Whether what was measured keeps every limit on latency and on energy.
+
+        Args:
+            samples: end to end, whose median counts.
+            energy: of a call, with idle power, as limits mean it.
+
+        Returns:
+            None where there is no such limit, or none is broken and one could not be measured.
+        """
         if samples is None:
             return None
-        return all(limit.violation(Bounded.exact(samples.median_s)) == 0 for limit in limits) if limits else None
+        measured = {"latency": samples.median_s, "energy": energy.joules if isinstance(energy, Reading) else None}
+        verdicts = [
+            None if (value := measured[limit.metric]) is None else limit.violation(Bounded.exact(value)) == 0 for limit in self._measurable
+        ]
+        if False in verdicts:
+            return False
+        return True if verdicts and None not in verdicts else None
+
+    @property
+    def _measurable(self) -> list[Constraint]:
+        return [limit for limit in self.problem.constraints if limit.metric in MEASURABLE]
 
     def choose(self, front: Sequence[Evaluation], others: Iterable[Evaluation], k: int) -> tuple[list[Measured], Predictor]:
         """Measures candidates until k of them keep the limits, recalibrating the predictor on all that were measured.
@@ -181,49 +272,90 @@ class Final:
         """
         pool = list(front)
         spare = [evaluation for evaluation in others if evaluation.genotype not in {e.genotype for e in pool}]
-        original = predictor = self.scorer.predictor
+        original = predictors = Predictors(latency=self.scorer.predictor, energy=self.scorer.energy)
         kept: list[Measured] = []
         every: list[Measured] = []
-        promised = {e.genotype: e.metrics["latency"] for e in [*pool, *spare] if "latency" in e.metrics}
+        promised = {e.genotype: e.metrics for e in [*pool, *spare]}
         while len(kept) < k and pool:
             for evaluation in select(pool, k - len(kept), self.problem.objectives):
                 if self.runtime:
                     self.tell(f"measuring candidate {len(every) + 1}")
                 graph = self.scorer.space.graph(evaluation.genotype, batch=self.scorer.batch)
-                predicted = promised.get(evaluation.genotype) or self._promise(predictor, evaluation.genotype)
+                predicted = {**self._missing(predictors, evaluation.genotype, promised), **promised[evaluation.genotype]}
                 samples = self.measure(evaluation.genotype, graph, "candidate")
-                row = Measured(genotype=evaluation.genotype, predicted=predicted, samples=samples, kept=self.keeps(samples))
+                energy = self._candidate_energy(evaluation.genotype, graph, samples)
+                row = Measured(
+                    genotype=evaluation.genotype,
+                    predicted=predicted["latency"],
+                    samples=samples,
+                    kept=self.keeps(samples, energy),
+                    predicted_energy=predicted.get("energy"),
+                    energy=energy,
+                )
                 every.append(row)
                 if row.kept is not False:
                     kept.append(row)
             measured = {row.genotype for row in every}
-            timed = [(self._promise(original, row.genotype).value, row.samples) for row in every if row.samples]
-            if timed:
-                predictor = original.recalibrated(
-                    np.array([value for value, _ in timed]), np.array([samples.p10_s for _, samples in timed])
-                )
-            pool = self._still_feasible([e for e in pool if e.genotype not in measured], predictor)
+            predictors = self._recalibrated(original, every)
+            pool = self._still_feasible([e for e in pool if e.genotype not in measured], predictors)
             if not pool and len(kept) < k:
-                spare = self._still_feasible([e for e in spare if e.genotype not in measured], predictor)
+                spare = self._still_feasible([e for e in spare if e.genotype not in measured], predictors)
                 pool, spare = sorted(spare, key=self.problem.values)[: 2 * k], []
         if not kept:
             if not every:
                 raise InfeasibleError("the search found no network that keeps all limits; search longer (--num-evals), or loosen one")
             fastest = min(row.samples.median_s for row in every if row.samples)
+            joules = [row.energy.joules for row in every if isinstance(row.energy, Reading)]
+            frugal = f", the most frugal {format_joules(min(joules))}" if joules else ""
             limits = " and ".join(f"'{limit}'" for limit in self.problem.constraints)
             raise InfeasibleError(
-                f"none of {len(every)} measured candidates keeps {limits}; the fastest took {format_seconds(fastest)}; loosen the limit, "
-                f"or profile longer so that predictions are closer"
+                f"none of {len(every)} measured candidates keeps {limits}; the fastest took {format_seconds(fastest)}{frugal}; loosen the "
+                f"limit, or profile longer so that predictions are closer"
             )
-        return kept, predictor
+        return kept, predictors.latency
 
-    def _promise(self, predictor: Predictor, genotype: Genotype) -> Bounded:
-        (estimate,) = predictor.estimate([self.scorer.space.graph(genotype, batch=self.scorer.batch)])
-        return Bounded(estimate.value, estimate.low, estimate.high)
+    def _candidate_energy(self, genotype: Genotype, graph: Graph, samples: Samples | None) -> Reading | Unavailable:
+        """Energy where it decides: most of a minute is not spent where nobody asked, or where the latency is too long already."""
+        if "energy" not in self.problem.metrics:
+            return Unavailable("it was neither a limit nor an objective")
+        if self.keeps(samples) is False:
+            return Unavailable("the network broke the limit on latency")
+        return self.read_energy(genotype, graph, "candidate")
 
-    def _still_feasible(self, evaluations: Sequence[Evaluation], predictor: Predictor) -> list[Evaluation]:
-        limits = [limit for limit in self.problem.constraints if limit.metric == "latency"]
-        return [e for e in evaluations if not any(limit.violation(self._promise(predictor, e.genotype)) for limit in limits)]
+    def _missing(
+        self, predictors: Predictors, genotype: Genotype, promised: Mapping[Genotype, Mapping[str, Bounded]]
+    ) -> dict[str, Bounded]:
+        """What the search did not have to predict of a network."""
+        there = {"latency", "energy"} if predictors.energy else {"latency"}
+        return {} if there <= promised[genotype].keys() else predictors.promise(self._graph(genotype))
+
+    def _graph(self, genotype: Genotype) -> Graph:
+        return self.scorer.space.graph(genotype, batch=self.scorer.batch)
+
+    def _recalibrated(self, original: Predictors, every: Sequence[Measured]) -> Predictors:
+        """The predictors of the search, taught by all candidates that were measured."""
+        timed = [(self._graph(row.genotype), row) for row in every if row.samples]
+        if not timed:
+            return original
+        seconds = [original.promise(graph)["latency"].value for graph, _ in timed]
+        p10 = np.array([row.samples.p10_s for _, row in timed if row.samples])
+        found = replace(original, latency=original.latency.recalibrated(np.array(seconds), p10))
+        read = [(graph, s, row.energy.joules) for (graph, row), s in zip(timed, seconds, strict=True) if isinstance(row.energy, Reading)]
+        if original.energy and read:
+            graphs, times, joules = zip(*read, strict=True)
+            return replace(found, energy=original.energy.recalibrated([original.kernels(graph) for graph in graphs], times, joules))
+        return found
+
+    def _still_feasible(self, evaluations: Sequence[Evaluation], predictors: Predictors) -> list[Evaluation]:
+        limits = self._measurable
+        if not limits:
+            return list(evaluations)
+        found = []
+        for evaluation in evaluations:
+            promise = predictors.promise(self._graph(evaluation.genotype))
+            if not any(limit.violation(promise[limit.metric]) for limit in limits):
+                found.append(evaluation)
+        return found
 
     def train(self, rows: Sequence[Measured]) -> list[Finalist]:
         """Trains the chosen with several seeds, judges them on the locked test split, and measures them again, trained."""
@@ -241,14 +373,14 @@ class Final:
             graph = deployed(load(file), self.scorer.space, row.genotype, self.scorer.batch)
             if self.runtime:
                 self.tell(f"measuring finalist {number} of {len(rows)}")
-            samples = self.measure(row.genotype, graph, "finalist")
+            samples, energy = self.measure(row.genotype, graph, "finalist"), self.read_energy(row.genotype, graph, "finalist")
             single = self.scorer.space.graph(row.genotype)
             found.append(
                 Finalist(
                     rank=0,
                     genotype=row.genotype,
                     arch=self.scorer.space.decode(row.genotype),
-                    measured=Measured(genotype=row.genotype, predicted=row.predicted, samples=samples, kept=self.keeps(samples)),
+                    measured=replace(row, samples=samples, energy=energy, kept=self.keeps(samples, energy)),
                     accuracies=tuple(float(payload["test_accuracy"]) for payload in trainings),
                     validation=validation,
                     seeds=seeds,

@@ -19,7 +19,7 @@ from hwnas.predict import Predictor, energy_store, store
 from hwnas.predict.energy import EnergyRecord
 from hwnas.predict.energy import fit as fit_energy
 from hwnas.predict.energy_store import EnergyPredictor
-from hwnas.predict.fitting import LEAST_NETWORKS, fit, judge
+from hwnas.predict.fitting import LEAST_NETWORKS, fit, foretold_s, judge
 from hwnas.predict.model import LatencyModel
 from hwnas.profiling import (
     EnergyPlan,

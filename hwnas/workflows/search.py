@@ -26,7 +26,8 @@ from hwnas.spaces.base import Genotype
 from hwnas.units import format_count
 from hwnas.workflows.context import space_for, versions
 from hwnas.workflows.evaluator import Scorer, SearchEvaluator, check_metrics
-from hwnas.workflows.finalists import Final, Finalist
+from hwnas.workflows.finalists import MEASURABLE, Final, Finalist
+from hwnas.workflows.metering import Reading, metering
 from hwnas.workflows.predict import load_predictor, warnings
 from hwnas.workflows.runs import Run, SearchOptions, create
 from hwnas.workflows.runs import find as find_run
@@ -94,8 +95,13 @@ class Outcome:
 
     @property
     def kept(self) -> int:
-        """Finalists that kept the limit when measured, or that had none to keep."""
-        return sum(finalist.measured.kept is not False for finalist in self.finalists)
+        """Finalists that kept the limits on latency and energy when measured, or that had none to keep."""
+        return sum(f.measured.kept is True or (f.measured.kept is None and not self.limited) for f in self.finalists)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit that is checked by measuring."""
+        return any(Constraint.parse(text).metric in MEASURABLE for text in self.run.record.get("constraints", ()))
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -106,6 +112,7 @@ class Outcome:
             "evaluations": self.result.evaluations,
             "generations": self.result.generations,
             "limits_kept": self.kept if self.measured else None,
+            "energies_measured": sum(isinstance(finalist.measured.energy, Reading) for finalist in self.finalists),
             "latency_source": self.run.record.get("latency_source"),
             "finalists": [finalist.as_json() for finalist in self.finalists],
             "replay": self.run.options.command(),
@@ -320,6 +327,7 @@ def _finish(workspace: Workspace, run: Run, made: Plan, archive: Archive, result
         runtime=_runtime(workspace, options, made.scorer.predictor.setting.runtime),
         seeds=options.seeds,
         weights=run.weights,
+        metering=metering(options.device, made.scorer.energy),
         tell=watch.doing,
     )
     others = [evaluation for evaluation in archive.latest().values() if made.problem.feasible(evaluation)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +13,18 @@ from stand_ins import SPACE, FormulaPredictor, FormulaRuntime, evaluation, ladde
 
 from hwnas.accuracy import data
 from hwnas.accuracy.train import Recipe
+from hwnas.devices import Unavailable
 from hwnas.errors import InfeasibleError
-from hwnas.ir import Graph
+from hwnas.ir import Graph, Kernel
 from hwnas.ir.cost import flops
+from hwnas.predict import Estimate
 from hwnas.runtimes.samples import Samples
 from hwnas.search.archive import Archive
+from hwnas.search.evaluator import Bounded, Evaluation
 from hwnas.search.problem import Problem
 from hwnas.workflows.evaluator import Scorer
 from hwnas.workflows.finalists import Final, Finalist, Measured, rank
+from hwnas.workflows.metering import Reading
 
 A, B, C, D = ladder(4)
 
@@ -137,6 +143,145 @@ def test_every_latency_limit_counts(archive: Archive, predictor: FormulaPredicto
     asked = problem("latency<=2ms", "latency>=1ms", "params<=1M")
     keeps = final(archive, predictor, FormulaRuntime(), asked).keeps
     assert [keeps(Samples(np.full(10, value))) for value in (0.9e-3, 1.5e-3, 2.1e-3)] == [False, True, False]
+
+
+@dataclass
+class Joules:
+    """An energy predictor that knows networks by how many kernels they have; 2 % more or less.
+
+    Attributes:
+        by_kernels: J, by number of kernels.
+        scale: what it has learned to multiply that with.
+        told: (predicted, measured) of every recalibration.
+    """
+
+    by_kernels: dict[int, float]
+    scale: float = 1.0
+    told: list[tuple[list[float], list[float]]] = field(default_factory=list)
+
+    def _value(self, kernels: list[Kernel]) -> float:
+        return self.scale * self.by_kernels[len(kernels)]
+
+    def estimate(self, networks: list[list[Kernel]], seconds: list[float]) -> list[Estimate]:
+        """In the order of the networks, which have a time each."""
+        assert len(networks) == len(seconds)
+        values = [self._value(kernels) for kernels in networks]
+        return [Estimate(value=v, low=0.98 * v, high=1.02 * v, unit="J", coverage=1.0, source="joules") for v in values]
+
+    def recalibrated(self, networks: list[list[Kernel]], seconds: list[float], joules: list[float]) -> Joules:
+        """Shifted by the median error."""
+        predicted = [self._value(kernels) for kernels in networks]
+        self.told.append((predicted, list(joules)))
+        return replace(self, scale=self.scale * float(np.median(np.array(joules) / predicted)))
+
+
+class WithKernels(FormulaPredictor):
+    """Tells networks apart by how many kernels it says they have: 1 for A, 2 for B ..."""
+
+    def kernels(self, graph: Graph) -> list[SimpleNamespace]:
+        number = [flops(SPACE.graph(one)) for one in (A, B, C, D)].index(flops(graph)) + 1
+        return [SimpleNamespace(call=SimpleNamespace(kernel=None), kernel=None)] * number
+
+    def recalibrated(self, predicted: Any, measured: Any) -> WithKernels:
+        return WithKernels(super().recalibrated(predicted, measured).scale, self.told)
+
+
+@dataclass
+class Meter:
+    """Reads so many times what was predicted of each network; remembers how often it was asked."""
+
+    factors: dict[tuple[int, ...], float | None]
+    asked: int = 0
+    meter: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(source="nvml-counter"))
+
+    def take(self, runtime: object, graph: Graph, precision: str, seed: tuple[int, ...]) -> dict[str, Any] | Unavailable:
+        self.asked += 1
+        genotype = seed[1:]
+        factor = self.factors.get(genotype, 1.0)
+        return Unavailable("another process is on the card") if factor is None else {"joules": factor * JOULES[genotype]}
+
+    @staticmethod
+    def read(row: dict[str, Any]) -> Reading:
+        joules = row["joules"]
+        return Reading(
+            joules=joules, uncertainty_j=0.05 * joules, net_joules=joules / 2, net_uncertainty_j=0.05 * joules, source="nvml-counter"
+        )
+
+
+JOULES = {A: 1.0, B: 2.0, C: 3.0, D: 4.0}
+
+
+def metered(archive: Archive, meter: Meter | Unavailable, asked: Problem, runtime: FormulaRuntime | None = None) -> tuple[Final, Joules]:
+    """The end of a search for a device with a meter, and what foretells its energy."""
+    energy = Joules({number: JOULES[genotype] for number, genotype in enumerate((A, B, C, D), 1)})
+    made = final(archive, WithKernels(), runtime or FormulaRuntime(), asked)
+    made.scorer.energy = energy  # type: ignore[assignment]
+    made.metering = meter  # type: ignore[assignment]
+    return made, energy
+
+
+def frugal(genotype: tuple[int, ...], accuracy: float) -> Evaluation:
+    """What a search by energy would say of a network."""
+    found, joules = evaluation(genotype, accuracy), JOULES[genotype]
+    return replace(found, metrics={**found.metrics, "energy": Bounded(joules, 0.98 * joules, 1.02 * joules)})
+
+
+def test_a_limit_on_energy_is_held_against_what_is_read(archive: Archive) -> None:
+    """Who breaks it is replaced, as with latency; the energy predictor is told of all readings; both metrics stand beside their promise."""
+    made, energy = metered(archive, Meter({C: 1.5}), problem("energy<=3.1J"))
+    chosen, _ = made.choose([frugal(A, 0.5), frugal(B, 0.7), frugal(C, 0.9)], [], 2)
+    assert [(row.genotype, row.kept) for row in chosen] == [(A, True), (B, True)]
+    assert chosen[1].predicted_energy == Bounded(2.0, 1.96, 2.04)
+    assert chosen[1].energy.joules == 2.0
+    predicted, measured = energy.told[-1]
+    assert (predicted, measured) == ([1.0, 3.0, 2.0], [1.0, 4.5, 2.0])
+
+
+def test_what_the_recalibrated_energy_predictor_refuses_is_not_measured(archive: Archive) -> None:
+    """When everything takes half as much again, members of the front that cannot keep the limit are passed over."""
+    meter = Meter(dict.fromkeys(JOULES, 1.5))
+    chosen, _ = metered(archive, meter, problem("energy<=4.1J"))[0].choose([frugal(D, 0.9)], [frugal(C, 0.8), frugal(B, 0.6)], 1)
+    assert [row.genotype for row in chosen] == [B]
+    assert meter.asked == 2
+    made, _ = metered(Archive.open(":memory:"), meter, problem("energy<=2.1J"))
+    with pytest.raises(InfeasibleError, match=r"none of 1 measured candidates keeps 'energy<=2\.1J'.*the most frugal 3 J"):
+        made.choose([frugal(B, 0.6)], [], 1)
+
+
+def test_every_limit_counts(archive: Archive) -> None:
+    """One broken limit is enough; what cannot be read is not kept and not broken; without a measurement nothing is said."""
+    made, _ = metered(archive, Meter({}), problem("energy<=2J", "latency<=1ms"))
+    fast, late = (Samples(np.full(10, value)) for value in (0.9e-3, 1.1e-3))
+    little, much = (Meter.read({"joules": joules}) for joules in (1.9, 2.1))
+    gone = Unavailable("gone")
+    assert [made.keeps(fast, energy) for energy in (little, much, gone)] == [True, False, None]
+    assert [made.keeps(late, energy) for energy in (little, much, gone)] == [False, False, False]
+    assert made.keeps(None, much) is None
+
+
+def test_energy_is_read_where_it_decides(archive: Archive) -> None:
+    """Candidates are not metered where nobody asked for energy, or where the latency is too long; finalists are, for the record."""
+    meter = Meter({})
+    made, _ = metered(archive, meter, limit(C))
+    (row,), _ = made.choose([evaluation(A, 0.5)], [], 1)
+    assert meter.asked == 0
+    assert row.predicted_energy is not None  # what nobody asked for is foretold all the same
+    assert made.read_energy(A, SPACE.graph(A), "finalist") == Meter.read({"joules": 1.0})
+    slowed, _ = metered(Archive.open(":memory:"), meter, problem("energy<=9J", f"latency<={1.1 * seconds(C):.12f}s"), slow(C))
+    slowed.choose([frugal(A, 0.5), frugal(C, 0.9)], [], 2)
+    assert meter.asked == 2  # A as a finalist above, A as a candidate
+
+
+def test_readings_are_remembered_and_refusals_are_not(archive: Archive) -> None:
+    """A resumed run reads nothing twice, but asks again where the meter refused."""
+    meter = Meter({B: None})
+    made, _ = metered(archive, meter, problem("energy<=9J"))
+    for _ in range(2):
+        assert isinstance(made.read_energy(A, SPACE.graph(A), "candidate"), Reading)
+        assert made.read_energy(B, SPACE.graph(B), "candidate") == Unavailable("another process is on the card")
+    assert meter.asked == 3
+    chosen, _ = made.choose([frugal(B, 0.7)], [], 1)
+    assert chosen[0].kept is None
 
 
 def test_measurements_are_remembered(archive: Archive, predictor: FormulaPredictor) -> None:
