@@ -6,7 +6,8 @@ that differ by so many places of the work and by nothing else, with the ends, th
 their times, by place, is what the work adds. Between two places stands what stands there in a network, a product with weights (a 1x1
 convolution for images, a matrix for rows), so that no runtime can fuse places with each other, and each may choose its layout as it would.
 
-The work reads what the product before it wrote; where it changes the shape, it reads the input again, and the products add its results up.
+The work reads what the product before it wrote. Where it changes the shape, it reads the input again, and the products add its results up;
+those without work add what was there before the value that they read, so that they too read two values, one of them for the last time.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def _row(kernel: str, case: Case, products: int, *, works: int) -> tuple[Graph, 
     """So many products, the first `works` of them behind the work; with the nodes, from and to, of each place."""
     b = GraphBuilder(f"{kernel}, {works} of {products}")
     work = _Work(b, case, np.random.default_rng(_PARAMETERS_SEED))
-    value = x = b.input("x", case.shapes["x"])
+    value = before = x = b.input("x", case.shapes["x"])
     residual = b.input("residual", case.shapes["residual"]) if "residual" in case.shapes else ""
-    spans = []
+    spans: list[tuple[int, int]] = []
     for i in range(products):
         source = value
         if i < works:
@@ -78,7 +79,11 @@ def _row(kernel: str, case: Case, products: int, *, works: int) -> tuple[Graph, 
             spans.append((begin, b.nodes))
         width = b.shape(source)[-1]
         product = b.op("MatMul", [source, b.weight("w", (width, width))]) if on_rows(kernel) else b.conv(source, b.shape(source)[1])
-        value = b.op("Relu", [product if i == 0 else b.op("Add", [product, value])])
+        if b.shape(source) != b.shape(x):
+            summed = b.input("sum", b.shape(source)) if i == 0 else value if i < works else before
+            product = b.op("Add", [product, summed])
+            before = summed if i == 0 else value
+        value = b.op("Relu", [product])
     ends = [value, residual] if residual and residual != "residual" else [value]
     return b.finish(*ends), spans
 

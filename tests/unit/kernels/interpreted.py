@@ -84,7 +84,7 @@ def in_a_row(source: KernelSource, case: Case) -> float:
         outputs = tuple(torch.empty_like(value) for value in source.reference(tensors, attrs))
         return lambda: tuple(into.copy_(value) for into, value in zip(outputs, source.reference(tensors, attrs), strict=True))
 
-    how = {"tuning": source.tunings[0], "precision": "fp32", "device": "cpu", "products": 3, "works": 3}
+    how = {"tuning": source.tunings[0], "precision": "fp32", "device": "cpu", "products": 2, "works": 2}
     found = launch.row(source, case, **how)()["value"]
     prepared, launch.prepare = launch.prepare, by_reference
     expected = launch.row(source, case, **how)()["value"]
@@ -100,7 +100,7 @@ def main() -> None:
     for source in all_kernels():
         found.append({"kernel": source.name, "precision": "nan", "worst": 0.0 if not_a_number(source) else float("inf")})
         for i, case in enumerate(cases[source.name](np.random.default_rng(7))):
-            if i < 2:
+            if i == 1:
                 found.append({"kernel": source.name, "precision": "row", "worst": in_a_row(source, case)})
             for precision in PRECISIONS:
                 worst = run(source, case, precision, source.tunings[i % len(source.tunings)])

@@ -41,7 +41,7 @@ def test_within_the_tolerance_on_random_shapes(interpreted: list[dict[str, Any]]
 def test_in_a_row(interpreted: list[dict[str, Any]], kernel: str) -> None:
     """Launches that read what products wrote, and products that read what launches wrote, come to what the reference comes to."""
     apart = [row["worst"] for row in interpreted if (row["kernel"], row["precision"]) == (kernel, "row")]
-    assert len(apart) == 2
+    assert len(apart) == 1
     assert max(apart) < 1e-4
 
 
