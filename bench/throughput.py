@@ -6,8 +6,8 @@ Per space, all by one predictor, learned of a device on paper (`tests/paper_devi
 
 - warm: *distinct* networks that were never scored, all of whose blocks were met before. The resolution, the normalisation and the
   activation are those of the reference network, every other gene is drawn; blocks are met by scoring others until hardly one is new.
-- cold: the first networks drawn from the whole space, by somebody that has met none of their blocks.
-- one by one: their graphs built, lowered and predicted, all in one call of `Predictor.estimate`.
+- cold: 200 and 1,000 networks drawn from the whole space, by somebody that has met none of their blocks; best of 3 draws.
+- one by one: graphs built, lowered and predicted, all in one call of `Predictor.estimate`; best of 3 draws of 100.
 - ONNX file: the reference network read from a file and predicted, the predictor being loaded; best of 5.
 
 Times are of the processor, the process pinned to one core, so that others on the machine count little. Agreement is the largest relative
@@ -41,7 +41,8 @@ GOAL = 100_000
 SPACES = ("mobilenet", "mobilenet-small", "resnet", "resnet-small")
 HELD = ("resolution", "norm", "activation")
 ROUND = 10_000  # networks at a time, until blocks are known
-COLD, ALONE = 200, 60
+COLD, ALONE, CHECKED = (200, 1000), 100, 60
+REPEATS = 3
 
 
 def predictor() -> Predictor:
@@ -79,9 +80,12 @@ def drawn(space: SearchSpace, rng: np.random.Generator, count: int) -> Populatio
 def row(name: str, learned: Predictor, count: int, folder: Path) -> dict[str, Any]:
     """The figures of a space."""
     space, rng = spaces.load(name), np.random.default_rng(0)
-    first = space.sample_batch(rng, COLD)
-    cold_s, _ = timed(lambda: PopulationPredictor(learned, space).bounds(first))
-    graphs_s, _ = timed(lambda: _alone(learned, space, first[:ALONE]))
+
+    def best(score: Callable[[Population], Bounds], count: int) -> float:
+        return max(count / timed(lambda: score(space.sample_batch(rng, count)))[0] for _ in range(REPEATS))
+
+    one_by_one = best(lambda fresh: _alone(learned, space, fresh), ALONE)
+    cold = [best(lambda fresh: PopulationPredictor(learned, space).bounds(fresh), count) for count in COLD]
     scored = PopulationPredictor(learned, space)
     met = np.zeros((0, len(space.genes)), np.int64)
     warming_s, blocks = 0.0, -1
@@ -96,20 +100,21 @@ def row(name: str, learned: Predictor, count: int, folder: Path) -> dict[str, An
     rng.shuffle(networks)
     alone = scored.alone
     warm_s, told = timed(lambda: scored.bounds(networks))
-    sample = networks[:ALONE]
+    sample = networks[:CHECKED]
     exact = _alone(learned, space, sample)
     differ = max(float(np.abs(getattr(told, end)[: len(sample)] / getattr(exact, end) - 1).max()) for end in ("value", "low", "high"))
     file = folder / f"{name}.onnx"
     save(space.graph(space.reference()).materialize(np.random.default_rng(0)), file)
     file_s = min(timed(lambda: learned.estimate([load(file)]))[0] for _ in range(5))
-    rate, one_by_one = len(networks) / warm_s, min(ALONE, len(first)) / graphs_s
+    rate = len(networks) / warm_s
     return {
         "space": name,
         "distinct": len(networks),
         "warm /s": round(rate),
-        "cold /s": round(COLD / cold_s),
+        **{f"cold {count} /s": round(each) for count, each in zip(COLD, cold, strict=True)},
         "one by one /s": round(one_by_one),
         "warm / one by one": round(rate / one_by_one),
+        f"cold {COLD[-1]} / one by one": round(cold[-1] / one_by_one, 2),
         "blocks met": len(scored.index.blocks),
         "meeting them s": round(warming_s, 1),
         "built alone": scored.alone - alone,

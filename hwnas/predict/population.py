@@ -8,18 +8,20 @@ blocks only where that gives the kernels of the whole network, which is tried on
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
 from hwnas.predict.features import Matrix, describe, tabulate
-from hwnas.predict.lowering import START, Lowering
+from hwnas.predict.lowering import START, Lowering, Unit
 from hwnas.predict.model import Bounds
 from hwnas.predict.predictor import Predictor
 from hwnas.spaces.base import Population, SearchSpace, WholeNetwork
 from hwnas.spaces.blocks import UNSEEN, BlockIndex, Ids, grown
 
 CHUNK = 8192  # networks at a time: what is gathered for them stays in the cache
-FIRST_CHECKED, CHECKED = 32, 2  # networks whose kernels are told twice: in the first population, and in others that bring something new
+FIRST_CHECKED, CHECKED = 32, 2  # networks whose kernels are told twice: of a first population, and of others that bring something new
+FIRST_SHARE, FIRST_LEAST = 32, 8  # of a small first population one in so many, but at least so many
 FEW_STATES = 16
 
 
@@ -50,6 +52,8 @@ class PopulationPredictor:
         self._largest: Matrix = np.zeros(64)  # bytes of the largest activation of each unit
         self._units: list[tuple[int, ...]] = []  # the kernels of each
         self._known = 0  # units whose sums are there
+        self._met: set[tuple[int, bool]] = set()  # blocks that were lowered, in whatever state, and whether as the last
+        self._passing: set[int] = set()  # those that have no kernels
         self._kernels: Matrix = np.zeros((0, 6))  # of each kernel: as the first five sums, and the bytes of its activations
 
     def bounds(self, population: Population, *, strict: bool = False) -> Bounds:
@@ -105,14 +109,32 @@ class PopulationPredictor:
                 missing = np.flatnonzero(units[slot] == UNSEEN)
                 _, first = np.unique(numbers[missing].astype(np.int64) * self._table.shape[1] + state[missing], return_index=True)
                 for i in missing[first].tolist():
-                    self._add(int(numbers[i]), int(state[i]), last)
+                    if self._table[numbers[i], state[i], int(last)] == UNSEEN:  # not met in a run of blocks meanwhile
+                        self._add(blocks[:, i].tolist(), slot, int(state[i]))
                 units[slot] = self._table[numbers, state, int(last)]
             state = self._next[units[slot]]
         return units
 
-    def _add(self, block: int, state: int, last: bool) -> None:
-        """Lowers a block in a state."""
-        unit = self._lowering.unit(state, block, last)
+    def _add(self, blocks: Sequence[int], slot: int, state: int) -> None:
+        """Lowers the block in this slot of a network, and with it those behind it that are new as well."""
+        run, length = [], 1
+        for at in range(slot, len(blocks)):
+            new = (blocks[at], at == len(blocks) - 1) not in self._met
+            if not (new or at == slot or blocks[at] in self._passing):
+                break
+            run.append(blocks[at])
+            length = len(run) if new else length
+        run, last = run[:length], slot + length == len(blocks)
+        units = self._lowering.run(state, run, last)
+        if self._lowering.states > self._table.shape[1]:
+            more = np.full((len(self._table), self._lowering.states, 2), UNSEEN, np.int32)
+            self._table = np.concatenate([self._table, more], axis=1)
+        for at, (block, unit) in enumerate(zip(run, units, strict=True), 1):
+            if self._table[block, state, int(last and at == length)] == UNSEEN:
+                self._register(block, state, last and at == length, unit)
+            state = unit.state
+
+    def _register(self, block: int, state: int, last: bool, unit: Unit) -> None:
         number = len(self._units)
         self._units.append(unit.kernels)
         self._next, self._sums, self._largest = (
@@ -121,9 +143,10 @@ class PopulationPredictor:
             grown(self._largest, number + 1, 0),
         )
         self._next[number], self._sums[number, 5] = unit.state, unit.entangled
-        if self._lowering.states > self._table.shape[1]:
-            self._table = np.concatenate([self._table, np.full_like(self._table, UNSEEN)], axis=1)
         self._table[block, state, int(last)] = number
+        self._met.add((block, last))
+        if not unit.kernels:
+            self._passing.add(block)
 
     def _predict(self) -> None:
         """Predicts the new kernels, all in one batch per kind, and sums the new units up."""
@@ -157,7 +180,8 @@ class PopulationPredictor:
             return
         entangled = self._sums[units, 5].any(axis=0)
         rows = np.flatnonzero((units.max(axis=0) >= known) & ~entangled)
-        for row in rows[np.linspace(0, len(rows) - 1, min(CHECKED if known else FIRST_CHECKED, len(rows))).astype(int)].tolist():
+        wanted = CHECKED if known else min(FIRST_CHECKED, max(FIRST_LEAST, len(rows) // FIRST_SHARE))
+        for row in rows[np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int)].tolist():
             genotype = tuple(population[row].tolist())
             whole = Counter(call.kernel for call in self.predictor.kernels(self._space.graph(genotype, batch=self.index.batch)))
             numbers = Counter(kernel for unit in units[:, row].tolist() for kernel in self._units[unit])

@@ -78,6 +78,25 @@ def test_nothing_known_is_lowered_again(predictor: Predictor, monkeypatch: pytes
     assert_agree(found, predictor, space, children)
 
 
+@pytest.mark.parametrize("name", ["mobilenet-small", "resnet-small"])
+def test_new_blocks_are_lowered_together(name: str, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks lowered as they stand in their networks have the kernels that they have by themselves, and need fewer graphs."""
+    space, kernels = spaces.load(name), Predictor.kernels
+    networks, lowered = space.sample_batch(np.random.default_rng(4), 30), [0]
+
+    def count(self: Predictor, graph: Graph) -> Sequence[KernelCall]:
+        lowered[0] += 1
+        return kernels(self, graph)
+
+    monkeypatch.setattr(Predictor, "kernels", count)
+    together, few = PopulationPredictor(predictor, space).bounds(networks), lowered[0]
+    monkeypatch.setattr("hwnas.predict.lowering.Lowering._together", lambda *_: None)
+    alone = PopulationPredictor(predictor, space).bounds(networks)
+    assert few < 0.9 * (lowered[0] - few)
+    for end in Bounds.__slots__:
+        np.testing.assert_allclose(getattr(together, end), getattr(alone, end), rtol=1e-15)
+
+
 def test_estimates_do_not_depend_on_what_came_before(predictor: Predictor) -> None:
     """The same whatever was scored earlier, and with whom: a resumed search goes on as it would have."""
     space = spaces.load("resnet-small")
