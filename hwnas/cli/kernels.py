@@ -142,6 +142,7 @@ def _print_uses(found: Uses) -> None:
     help="What the kernels meet: a runtime, torch, or compile (torch compiled); the runtime that 'hwnas profile' would use by default.",
 )
 @_names
+@options.home
 @options.as_json
 def bench(
     model: Path | None,
@@ -152,6 +153,7 @@ def bench(
     precision: str,
     against: str | None,
     names: tuple[str, ...],
+    workspace: Workspace,
     as_json: bool,
 ) -> None:
     """Measure the kernels against the runtime's own on a card, and say whether they pay (on a network, where one is given)."""
@@ -160,7 +162,7 @@ def bench(
 
     given = model is not None or space is not None or genotype is not None
     graph = network(model=model, space=space, genotype=genotype, batch=batch) if given else None
-    found = run(graph, device=device, precision=precision, against=against, names=names)
+    found = run(graph, device=device, precision=precision, against=against, names=names, workspace=workspace)
     if as_json:
         options.print_json(found.as_json())
         return

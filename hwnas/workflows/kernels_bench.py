@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hwnas.assets import Workspace
 from hwnas.errors import MeasurementError, UsageError
 from hwnas.ir import Graph
 from hwnas.ir.kernel import FREE
@@ -126,7 +127,15 @@ def _notes(found: Benched, what: str, batches: Sequence[Batch]) -> Iterator[str]
             yield f"{len(reasons)} of {len(batches)} batches of samples {does}: {', '.join(dict.fromkeys(reasons))}"
 
 
-def bench(graph: Graph | None, *, device: str, precision: str, against: str | None = None, names: Sequence[str] = ()) -> Benched:
+def bench(
+    graph: Graph | None,
+    *,
+    device: str,
+    precision: str,
+    against: str | None = None,
+    names: Sequence[str] = (),
+    workspace: Workspace | None = None,
+) -> Benched:
     """Measures the kernels on a card: those that a network has use for, or the typical cases of `kernel.toml`.
 
     Args:
@@ -135,6 +144,7 @@ def bench(graph: Graph | None, *, device: str, precision: str, against: str | No
         precision: of all tensors.
         against: what the kernels meet; the runtime with which the device is profiled unless given.
         names: of the kernels; all where it is empty.
+        workspace: keeps what a runtime finds out while it builds; the user's own unless given.
 
     Raises:
         DeviceUnavailable: the card is not here; says what is needed.
@@ -150,6 +160,6 @@ def bench(graph: Graph | None, *, device: str, precision: str, against: str | No
             raise UsageError(
                 f"network '{graph.name}' has no place for {', '.join(by_name)}; 'hwnas kernels match' shows what is looked for"
             )
-    card, kernels, other = sides(device, precision, name)
+    card, kernels, other = sides(device, precision, name, workspace)
     guard = Guard(card.state, remedy="let it cool, or free it, and measure again")
     return measure(kernels, other, cases, graph, guard=guard)

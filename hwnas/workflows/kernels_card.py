@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from hwnas.assets import Workspace
 from hwnas.devices import find as find_device
 from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.errors import DeviceUnavailable, HwnasError, UsageError, did_you_mean, one_line, require
@@ -190,8 +191,8 @@ def chosen_side(against: str | None, device: str, precision: str) -> str:
     return name
 
 
-def sides(device: str, precision: str, against: str) -> tuple[NvidiaDevice, Kernels, Against]:
-    """The card and both sides.
+def sides(device: str, precision: str, against: str, workspace: Workspace | None = None) -> tuple[NvidiaDevice, Kernels, Against]:
+    """The card and both sides; the workspace keeps what a runtime finds out while it builds.
 
     Raises:
         DeviceUnavailable: the card is not here, or this torch cannot use it.
@@ -213,4 +214,4 @@ def sides(device: str, precision: str, against: str) -> tuple[NvidiaDevice, Kern
     kernels = CudaTorch(found.card.name, precision, compiled=against == COMPILED)
     if against in (EAGER, COMPILED):
         return found, kernels, kernels
-    return found, kernels, Fused(registry.make(against, 1, found), precision)
+    return found, kernels, Fused(registry.make(against, 1, found, workspace), precision)

@@ -20,7 +20,7 @@ from hwnas.workflows.kernels_card import RUNS, CudaTorch, Fused, Kernels, sides
 pytestmark = pytest.mark.gpu
 CASES = [(source, case) for source in all_kernels() for case in source.cases]
 NAMES = [f"{source.name}, {case.name}" for source, case in CASES]
-RUNTIMES = [("tensorrt", "fp16"), ("onnxruntime-cuda", "fp32"), ("torch", "fp16")]
+RUNTIMES = [("tensorrt", "fp16"), ("onnxruntime-cuda", "fp16"), ("torch", "fp16")]
 
 
 @pytest.fixture(scope="module")

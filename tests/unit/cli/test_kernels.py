@@ -50,7 +50,7 @@ def test_match(tmp_path: Path) -> None:
         (("bench", "--device", "cpu"), 2, "run on NVIDIA cards"),
         (("bench",), 2, "--device"),
         (("bench", "--device", "a100", "--precision", "bf16"), 2, "hwnas drives tensorrt in fp32 or fp16, not in bf16"),
-        (("bench", "--device", "a100", "--against", "onnxruntime-cuda"), 2, "in fp32, not in fp16; change --precision"),
+        (("bench", "--device", "a100", "--precision", "bf16", "--against", "onnxruntime-cuda"), 2, "not in bf16; change --precision"),
         (("bench", "--device", "a100", "--against", "tensorflow"), 2, "measured against one of tensorrt, onnxruntime-cuda"),
         (("build", "--arch", "sm91"), 2, "unknown architecture 'sm91'"),
         (("build", "--kernel", "gemm"), 2, "unknown kernel 'gemm'"),

@@ -38,7 +38,7 @@ def test_kernels_meet_the_runtime_that_profiles() -> None:
             "bf16",
             r"hwnas drives tensorrt in fp32 or fp16, not in bf16; change --precision, or give --against torch or compile",
         ),
-        ("onnxruntime-cuda", "a100", "fp16", "hwnas drives onnxruntime-cuda in fp32, not in fp16"),
+        ("onnxruntime-cuda", "a100", "bf16", "hwnas drives onnxruntime-cuda in fp32 or fp16, not in bf16"),
         ("tensorr", "a100", "fp16", r"unknown 'tensorr' \(did you mean 'tensorrt'\?\); .*onnxruntime-tensorrt, torch, compile$"),
         ("onnxruntime-cpu", "a100", "fp32", "unknown 'onnxruntime-cpu'"),
         ("torch", "a100", "int8", "kernels are measured in fp32, fp16, bf16; got 'int8'"),
@@ -77,7 +77,7 @@ def test_the_card_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch)
         kernels_card.registry, "make", lambda *asked: made.append(asked) or SimpleNamespace(name="tensorrt", version="11.4")
     )
     assert kernels_card.sides("h100", "fp16", "tensorrt")[2].what == "tensorrt 11.4"
-    assert made == [("tensorrt", 1, device)]
+    assert made == [("tensorrt", 1, device, None)]
     uuids.pop()
     with pytest.raises(DeviceUnavailable, match="'h100' is here, but torch 9 sees 1 cards and not this one"):
         kernels_card.sides("h100", "fp16", "compile")
