@@ -337,8 +337,10 @@ class OrtGpuSession:
         for name, node in named(optimized, ran).items():
             node.name = name
         plain = without_casts(self.graph, optimized)
-        calls = attribute(self.graph, plain.model, {name: op for name, op in ran.items() if name not in plain.serves}, fusions)
-        return {name: in_precision(calls[plain.serves.get(name, name)], self._precision) for name in ran}
+        calls = attribute(self.graph, plain.model, {name: ran[before] for name, before in plain.stays.items()}, fusions)
+        found = {before: calls[name] for name, before in plain.stays.items()}
+        found |= {name: calls[owner] for name, owner in plain.serves.items()}
+        return {name: in_precision(found[name], self._precision) for name in ran}
 
 
 def layers_of(ran: Sequence[str], parts: Sequence[tuple[str, Sequence[str]]]) -> tuple[LayerRecord, ...]:

@@ -15,6 +15,7 @@ from hwnas.devices.nvml import Card
 from hwnas.errors import DeviceUnavailable, GraphError, MissingExtraError, UsageError
 from hwnas.ir import Graph, GraphBuilder
 from hwnas.ir.onnx import to_bytes
+from hwnas.runtimes.base import Model
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_gpu import (
     CPU,
@@ -22,6 +23,7 @@ from hwnas.runtimes.ort_gpu import (
     TARGETS,
     TENSORRT,
     OrtGpuRuntime,
+    OrtGpuSession,
     Target,
     assignment,
     check,
@@ -33,6 +35,7 @@ from hwnas.runtimes.trt_kernels import Written, attribute
 from hwnas.testing.conformance import GRAPHS, RuntimeConformance
 
 PROCESSOR = Target(provider=CPU, memory="cpu")
+HALF = replace(PROCESSOR, precisions=("fp32", "fp16"))
 
 
 class TestOrtGpuConforms(RuntimeConformance):
@@ -41,6 +44,29 @@ class TestOrtGpuConforms(RuntimeConformance):
     @pytest.fixture
     def runtime(self):
         return OrtGpuRuntime("onnxruntime-cuda", target=PROCESSOR, fusions=Fusions())
+
+
+class Half(OrtGpuRuntime):
+    """Builds in fp16 what nobody asked for in another precision."""
+
+    def build(self, model: Model, *, precision: str = "fp16") -> OrtGpuSession:
+        return super().build(model, precision=precision)
+
+
+class TestOrtGpuConformsInHalfPrecision(RuntimeConformance):
+    """The processor has few kernels in fp16: ONNX Runtime converts around the others, and every conversion has its owner."""
+
+    tolerance = 1e-2
+
+    @pytest.fixture
+    def runtime(self):
+        return Half("onnxruntime-cuda", target=HALF, fusions=Fusions())
+
+    def test_precision_is_part_of_every_kernel(self, runtime: Half, graph: Graph) -> None:
+        """No kernel is in another, and conversions are none of their own."""
+        kernels = [call.kernel for call in runtime.build(graph).kernels()]
+        assert {kernel.precision for kernel in kernels} == {"fp16"}
+        assert all(kernel.op != "Cast" for kernel in kernels)
 
 
 def card(index: int = 0) -> Card:
@@ -190,8 +216,8 @@ def test_refusals_of_the_runtime() -> None:
     """Names and precisions that there are not."""
     with pytest.raises(UsageError, match=r"onnxruntime-cuda or onnxruntime-tensorrt, not 'onnxruntime-rocm'"):
         OrtGpuRuntime("onnxruntime-rocm", target=PROCESSOR)
-    with pytest.raises(UsageError, match=r"onnxruntime-cuda computes in fp32, not in 'fp16'; --runtime tensorrt has more"):
-        OrtGpuRuntime("onnxruntime-cuda", target=PROCESSOR).build(graph(), precision="fp16")
+    with pytest.raises(UsageError, match=r"onnxruntime-cuda computes in fp32 or fp16, not in 'int8'; --runtime tensorrt has int8"):
+        OrtGpuRuntime("onnxruntime-cuda", target=HALF).build(graph(), precision="int8")
 
 
 def test_a_profiled_child_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hwnas.assets import Workspace
 from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.devices.nvml import Card
 from hwnas.errors import DeviceUnavailable, HwnasError, MissingExtraError, UsageError
-from hwnas.runtimes import ort_int8_fusion, registry, trt_fusion
+from hwnas.runtimes import ort_cuda_fusion, ort_int8_fusion, registry, trt_fusion
 from hwnas.runtimes.ort_fusion import fuse
 
 GPU = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
@@ -30,6 +30,13 @@ def test_a_runtime_by_name() -> None:
 def test_tensorrt_is_foretold_in_every_precision(precision: str) -> None:
     """Its kernels are told without the card."""
     assert registry.fuser("tensorrt", precision) is trt_fusion.FUSERS[precision]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnx_runtime_on_a_card_is_foretold(precision: str) -> None:
+    """Its CUDA provider by rules of its own, its TensorRT provider by TensorRT's."""
+    assert registry.fuser("onnxruntime-cuda", precision) is ort_cuda_fusion.FUSERS[precision]
+    assert registry.fuser("onnxruntime-tensorrt", precision) is trt_fusion.FUSERS[precision]
 
 
 def test_a_precision_whose_kernels_nobody_knows() -> None:
