@@ -14,7 +14,7 @@ import numpy as np
 from hwnas.errors import GraphError, UsageError, require
 from hwnas.export.engine_manifest import NOT_MEASURED, EngineManifest, Kept
 from hwnas.export.folder import new_folder
-from hwnas.export.manifest import MODEL, File, Lineage
+from hwnas.export.manifest import MODEL, File, Lineage, MeteredEnergy
 from hwnas.export.measure import Accuracy, predictor
 from hwnas.export.narrow import EnginePrecision, Narrowed, narrow
 from hwnas.export.numerics import Numerics
@@ -69,6 +69,7 @@ def export_engine(
     capability: str = "",
     with_ep_context: bool = False,
     predicted: Mapping[str, Estimate] | None = None,
+    energy: MeteredEnergy | None = None,
     limit_s: float | None = None,
     force: bool = False,
     builder: Build | None = None,
@@ -93,6 +94,7 @@ def export_engine(
         capability: compute capability of that card, such as `86`, for the EPContext form.
         with_ep_context: whether to write the EPContext form, `model_ctx.onnx`, as well.
         predicted: what was promised, by metric.
+        energy: of the network, as measured; None where it was not.
         limit_s: latency that the network has to keep.
         force: replace an earlier export.
         builder: builds the engine; TensorRT in a process of its own unless given.
@@ -151,6 +153,7 @@ def export_engine(
             versions=_versions(options, engine),
             lineage=lineage,
             files={path.relative_to(folder).as_posix(): File.of(path) for path in sorted(folder.rglob("*")) if path.is_file()},
+            energy=energy,
         )
         manifest.write(folder)
         _check(folder, manifest)

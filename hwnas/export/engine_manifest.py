@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hwnas.errors import FormatError
-from hwnas.export.manifest import NAME, File, Lineage, lineage_of, read_plain, write_plain
+from hwnas.export.manifest import NAME, File, Lineage, MeteredEnergy, energy_of, lineage_of, read_plain, write_plain
 from hwnas.predict.estimate import Estimate
 from hwnas.runtimes.trt_build import Options
 
@@ -60,6 +60,7 @@ class EngineManifest:
         versions: of what made the export.
         lineage: where the network comes from.
         files: all others in the folder, by path.
+        energy: of the network, as measured; `None` where it was not.
     """
 
     name: str
@@ -86,6 +87,7 @@ class EngineManifest:
     versions: Mapping[str, str]
     lineage: Lineage
     files: Mapping[str, File]
+    energy: MeteredEnergy | None = None
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into a folder."""
@@ -117,4 +119,5 @@ def _parsed(plain: dict[str, Any]) -> dict[str, Any]:
         "predicted": {metric: Estimate(**row) for metric, row in plain["predicted"].items()},
         "lineage": lineage_of(plain["lineage"]),
         "files": {name: File(**row) for name, row in plain["files"].items()},
+        "energy": energy_of(plain),
     }

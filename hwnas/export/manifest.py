@@ -117,6 +117,27 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeteredEnergy:
+    """The energy of one call of the network as its search's end measured it: trained, in the setting of the search, before it was exported.
+
+    Attributes:
+        joules: with the device's idle power in it.
+        uncertainty_j: of that, as a standard deviation.
+        net_joules: above idle power.
+        net_uncertainty_j: of that.
+        source: which meter; energies of two meters are different quantities.
+        setting: runtime, threads, batch and precision in which it ran.
+    """
+
+    joules: float
+    uncertainty_j: float
+    net_joules: float
+    net_uncertainty_j: float
+    source: str
+    setting: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """A file of the export."""
 
@@ -148,6 +169,7 @@ class Manifest:
         versions: of what made the export.
         lineage: where the network comes from.
         files: all others in the folder, by name.
+        energy: as measured; `None` where it was not.
     """
 
     name: str
@@ -163,6 +185,7 @@ class Manifest:
     versions: Mapping[str, str]
     lineage: Lineage
     files: Mapping[str, File]
+    energy: MeteredEnergy | None = None
 
     @property
     def shipped(self) -> Variant:
@@ -224,6 +247,11 @@ def lineage_of(plain: Mapping[str, Any]) -> Lineage:
     return Lineage(**{**plain, "genotype": tuple(plain["genotype"]), "seeds": tuple(plain["seeds"])})
 
 
+def energy_of(plain: Mapping[str, Any]) -> MeteredEnergy | None:
+    """The measured energy that a manifest holds, if it holds one."""
+    return MeteredEnergy(**plain["energy"]) if plain.get("energy") else None
+
+
 def _parsed(plain: dict[str, Any]) -> dict[str, Any]:
     return {
         **plain,
@@ -232,6 +260,7 @@ def _parsed(plain: dict[str, Any]) -> dict[str, Any]:
         "predicted": {metric: Estimate(**row) for metric, row in plain["predicted"].items()},
         "lineage": lineage_of(plain["lineage"]),
         "files": {name: File(**row) for name, row in plain["files"].items()},
+        "energy": energy_of(plain),
     }
 
 

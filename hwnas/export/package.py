@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from hwnas.errors import GraphError, UsageError, require
 from hwnas.export.folder import new_folder
-from hwnas.export.manifest import MODEL, File, Lineage, Manifest, Speedup, Timing, Variant
+from hwnas.export.manifest import MODEL, File, Lineage, Manifest, MeteredEnergy, Speedup, Timing, Variant
 from hwnas.export.measure import Accuracy, Latencies, eager_torch, predictor, side_by_side, time_all
 from hwnas.export.quantize import Feed, int8
 from hwnas.export.verify import SAMPLE, TOLERANCE, difference, verify
@@ -53,6 +53,7 @@ def export(
     precision: Precision = "auto",
     runtime: OrtRuntime | None = None,
     predicted: Mapping[str, Estimate] | None = None,
+    energy: MeteredEnergy | None = None,
     limit_s: float | None = None,
     force: bool = False,
     seconds: float = 3.0,
@@ -71,6 +72,7 @@ def export(
         precision: `auto` ships int8 only where it is faster beyond doubt and loses less than a point of accuracy.
         runtime: ONNX Runtime with the threads to measure with.
         predicted: what was promised, by metric.
+        energy: of the network, as measured; None where it was not.
         limit_s: latency that the network had to keep.
         force: replace an earlier export.
         seconds: for one attempt at timing all, roughly; there are at most six.
@@ -128,6 +130,7 @@ def export(
             versions={"python": platform.python_version(), **{name: str(require(name).__version__) for name in _PACKAGES}},
             lineage=lineage,
             files={path.name: File.of(path) for path in sorted(folder.iterdir())},
+            energy=energy,
         )
         manifest.write(folder)
         verify(folder, runtime)

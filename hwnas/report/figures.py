@@ -8,6 +8,7 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
+from hwnas.devices.base import Unavailable
 from hwnas.report.view import KINDS, Comparison, Finalist, Interval, RunView, Trial
 from hwnas.units import Kind, format_quantity, format_seconds, unit_for
 
@@ -224,6 +225,9 @@ def _measured(finalist: Finalist, metric: str) -> Interval | None:
     if metric == "accuracy" and finalist.accuracies:
         mean, sd = fmean(finalist.accuracies), finalist.accuracy_sd or 0.0
         return Interval(mean, mean - sd, mean + sd)
+    if metric == "energy" and not isinstance(finalist.energy, Unavailable):
+        joules, sd = finalist.energy.joules, finalist.energy.uncertainty
+        return Interval(joules, joules - sd, joules + sd)
     counts = {"params": finalist.params, "flops": finalist.flops}
     return Interval.exact(counts[metric]) if metric in counts else None
 

@@ -119,6 +119,44 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """An engine for NVIDIA cards that was built of a finalist.
+
+    Attributes:
+        folder: where it lies.
+        flavor: of TensorRT: `tensorrt` or `rtx`.
+        precision: as asked for.
+        size_bytes: of the engine.
+        layers: number of its layers by the precision of their arithmetic.
+        view: whose word the layers are: the `engine` inspector's, or, before fusion, the `parser`'s.
+        runs_on: the cards, and the versions of TensorRT, in words.
+        latency: what is known of it, in words: an engine that was built without its card was not measured.
+        loading: why it was not loaded where it was built; empty where it was.
+        accuracy: in these precisions on the locked test split, computed on the processor; a share.
+        accuracy_fp32: the same in fp32.
+        commands: that build it again and that time it.
+    """
+
+    folder: str
+    flavor: str
+    precision: str
+    size_bytes: int
+    layers: Mapping[str, int]
+    view: str
+    runs_on: str
+    latency: str
+    loading: str
+    accuracy: float
+    accuracy_fp32: float
+    commands: tuple[str, ...] = ()
+
+    @property
+    def layers_text(self) -> str:
+        """The layers, most frequent precision first."""
+        return ", ".join(f"{count} {name or 'unknown'}" for name, count in sorted(self.layers.items(), key=lambda item: -item[1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finalist:
     """A network that was trained to the end and measured.
 
@@ -133,8 +171,12 @@ class Finalist:
         accuracy_split: such as `validation` or `locked test`.
         params: counted.
         flops: counted, per image.
-        energy: per image, or why it is not known.
+        predicted_energy_j: of a call, what the predictor promised; `None` where none was learned.
+        energy: of a call, as measured, with idle power in it; or why it is not known.
+        net_energy: the same above idle power; `None` where it was not measured.
+        energy_source: how it was measured, for people; empty where it was not.
         export: what was shipped of it, if anything yet.
+        engines: for NVIDIA cards that were built of it, the newest last.
     """
 
     rank: int
@@ -147,8 +189,12 @@ class Finalist:
     accuracy_split: str = "validation"
     params: int
     flops: int
+    predicted_energy_j: Interval | None = None
     energy: Energy | Unavailable = field(default_factory=lambda: Unavailable("not measured in this run"))
+    net_energy: Energy | None = None
+    energy_source: str = ""
     export: Export | None = None
+    engines: tuple[Engine, ...] = ()
 
     @property
     def accuracy_mean(self) -> float | None:

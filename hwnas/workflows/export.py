@@ -14,7 +14,7 @@ from hwnas.accuracy import data
 from hwnas.assets import Workspace
 from hwnas.devices import find as find_device
 from hwnas.errors import NotFoundError, UsageError
-from hwnas.export.manifest import Lineage, Manifest
+from hwnas.export.manifest import Lineage, Manifest, MeteredEnergy
 from hwnas.export.measure import Accuracy
 from hwnas.export.package import Precision
 from hwnas.export.package import export as package
@@ -41,6 +41,7 @@ class Finalist:
         accuracy: measures a function on the locked test split, a share.
         lineage: where it comes from.
         predicted: what was promised, by metric.
+        energy: of a call, as measured at the end of the search, where there was a meter.
         limit_s: latency that it had to keep.
         rank: among the finalists.
     """
@@ -52,6 +53,7 @@ class Finalist:
     accuracy: Accuracy
     lineage: Lineage
     predicted: Mapping[str, Estimate]
+    energy: MeteredEnergy | None
     limit_s: float | None
     rank: int
 
@@ -93,6 +95,7 @@ def export(
         precision="int8" if precision == "auto" and run.options.precision == "int8" else precision,
         runtime=OrtRuntime(run.options.threads),
         predicted=finalist.predicted,
+        energy=finalist.energy,
         limit_s=finalist.limit_s,
         force=force,
     )
@@ -149,9 +152,31 @@ def load_finalist(run: Run, rank: int, doing: Callable[[str], None]) -> Finalist
             device=run.record["device_fingerprint"],
             replay=run.options.command(),
         ),
-        predicted={"latency": Estimate(**row["predicted_latency_s"], unit="s", coverage=1.0, source=f"predicted in run {run.id}")},
+        predicted=_promised(run, row),
+        energy=_metered(run, row),
         limit_s=min((limit.limit for limit in limits if limit.metric == "latency"), default=None),
         rank=rank,
+    )
+
+
+def _promised(run: Run, row: Mapping[str, Any]) -> dict[str, Estimate]:
+    """What the search foretold of a finalist, by metric."""
+    promises = {"latency": (row["predicted_latency_s"], "s"), "energy": (row.get("predicted_energy_j"), "J")}
+    source = f"predicted in run {run.id}"
+    return {name: Estimate(**bound, unit=unit, coverage=1.0, source=source) for name, (bound, unit) in promises.items() if bound}
+
+
+def _metered(run: Run, row: Mapping[str, Any]) -> MeteredEnergy | None:
+    """What a finalist's energy was read to be; None in runs on a device without a meter."""
+    if row.get("measured_energy_j") is None:
+        return None
+    return MeteredEnergy(
+        joules=row["measured_energy_j"],
+        uncertainty_j=row["measured_energy_uncertainty_j"],
+        net_joules=row["measured_net_energy_j"],
+        net_uncertainty_j=row["measured_net_energy_uncertainty_j"],
+        source=row["energy_source"],
+        setting=str(run.record["setting"]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from hwnas.errors import NotFoundError
 from hwnas.export.engine import Batches, export_engine
 from hwnas.export.engine_manifest import EngineManifest
 from hwnas.export.narrow import EnginePrecision
+from hwnas.export.serving import LAYERS
 from hwnas.runtimes.trt_build import CAPABILITIES, Options, check_installed
+from hwnas.runtimes.trt_layers import from_json
 from hwnas.workflows.export import load_finalist
 from hwnas.workflows.runs import Run, find
 
@@ -69,6 +72,7 @@ def export_to_tensorrt(
         capability=capability.removeprefix("sm"),
         with_ep_context=with_ep_context,
         predicted=finalist.predicted,
+        energy=finalist.energy,
         limit_s=finalist.limit_s,
         force=force,
     )
@@ -87,6 +91,18 @@ def _capability(workspace: Workspace, device: str) -> str:
     return f"sm{found.replace('.', '')}" if found else ""
 
 
+def runs_on(options: Options) -> str:
+    """The cards on which an engine runs, and with which TensorRT, in words."""
+    cards = "every card since Ampere" if options.hardware_compatible else ", ".join(options.targets) or "the card that built it"
+    return f"{cards}, this version of TensorRT and later" if options.version_compatible else cards
+
+
+def _layers(folder: Path) -> dict[str, int]:
+    """How many layers of an engine compute in each precision, from the layer information beside it."""
+    _, layers = from_json((folder / LAYERS).read_text(encoding="utf-8"))
+    return dict(Counter(layer.precision for layer in layers if not layer.is_reformat))
+
+
 def plain(manifest: EngineManifest, folder: Path) -> dict[str, Any]:
     """An engine's figures for the run's record and for scripts."""
     return {
@@ -94,7 +110,10 @@ def plain(manifest: EngineManifest, folder: Path) -> dict[str, Any]:
         "precision": manifest.precision,
         "flavor": manifest.options.flavor,
         "targets": list(manifest.options.targets),
+        "runs_on": runs_on(manifest.options),
         "nodes": dict(manifest.nodes),
+        "layers": _layers(folder),
+        "view": manifest.view,
         "output_error": manifest.output_error,
         "accuracy": manifest.accuracy,
         "accuracy_fp32": manifest.accuracy_fp32,

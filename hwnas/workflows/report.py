@@ -12,7 +12,7 @@ import numpy as np
 from hwnas.accuracy import data
 from hwnas.accuracy.quality import Quality, Ranking
 from hwnas.assets import Workspace
-from hwnas.devices import Unavailable
+from hwnas.devices import Energy, Unavailable
 from hwnas.errors import HwnasError, NotFoundError
 from hwnas.predict import Predictor
 from hwnas.predict.model import LEVEL
@@ -30,7 +30,14 @@ from hwnas.workflows.predict import load_predictor
 from hwnas.workflows.runs import Run, find
 from hwnas.workflows.search import energy_reason
 
-PARTS = {"proxies": "proxies", "training": "training", "measurement": "measuring", "export": "export", "engine": "export"}
+PARTS = {
+    "proxies": "proxies",
+    "training": "training",
+    "measurement": "measuring",
+    "energy": "measuring",
+    "export": "export",
+    "engine": "export",
+}
 
 
 def report(workspace: Workspace, run_name: str | None, path: Path | None = None) -> Path:
@@ -140,7 +147,7 @@ def _trials(archive: Archive, problem: Problem) -> tuple[view.Trial, ...]:
 
 
 def _finalist(row: Mapping[str, Any], archive: Archive, device: str) -> view.Finalist:
-    predicted = row["predicted_latency_s"]
+    predicted, foreseen, read = row["predicted_latency_s"], row.get("predicted_energy_j"), row.get("measured_energy_j") is not None
     exports = [stored for stored in archive.results("export") if stored.genotype == tuple(row["genotype"])]
     return view.Finalist(
         rank=row["rank"],
@@ -155,8 +162,38 @@ def _finalist(row: Mapping[str, Any], archive: Archive, device: str) -> view.Fin
         accuracy_split="locked test",
         params=row["params"],
         flops=row["flops"],
-        energy=Unavailable(energy_reason(device)),
+        predicted_energy_j=view.Interval(foreseen["value"], foreseen["low"], foreseen["high"]) if foreseen else None,
+        energy=_energy(row, device),
+        net_energy=Energy(row["measured_net_energy_j"], row["measured_net_energy_uncertainty_j"]) if read else None,
+        energy_source=row["energy"] if read else "",
         export=_export(exports[-1].payload) if exports else None,
+        engines=tuple(_engine(stored.payload) for stored in archive.results("engine") if stored.genotype == tuple(row["genotype"])),
+    )
+
+
+def _energy(row: Mapping[str, Any], device: str) -> Energy | Unavailable:
+    """As measured; runs from before energy was measured do not say why it was not."""
+    joules = row.get("measured_energy_j")
+    if joules is not None:
+        return Energy(joules, row["measured_energy_uncertainty_j"], tuple(row["energy_notes"]))
+    told = str(row.get("energy", ""))
+    return Unavailable(told.removeprefix("unavailable: ") or energy_reason(device))
+
+
+def _engine(payload: Mapping[str, Any]) -> view.Engine:
+    return view.Engine(
+        folder=payload["folder"],
+        flavor=payload["flavor"],
+        precision=payload["precision"],
+        size_bytes=payload["engine_bytes"],
+        layers=payload.get("layers", {}),
+        view=payload.get("view", ""),
+        runs_on=payload.get("runs_on", ", ".join(payload["targets"]) or "the card that built it"),
+        latency=payload["latency"],
+        loading="" if payload["loads"] else payload["loading"],
+        accuracy=payload["accuracy"],
+        accuracy_fp32=payload["accuracy_fp32"],
+        commands=tuple(payload["commands"]),
     )
 
 

@@ -67,6 +67,92 @@ def test_rates() -> None:
     assert own < shared / 1.5
 
 
+WATTS = 40.0
+MOMENT_S = 2e-4
+
+
+def timed(count: int, seed: int, *, error: float, noise: float = 0.01) -> tuple[Loads, Matrix, Matrix]:
+    """Networks on a board that draws `WATTS` while it works, whatever it does, and some energy a kernel; with their predicted times.
+
+    Returns:
+        Loads with measured times; energies as measured; times as predicted, each off by a normal error so large in the logarithm.
+    """
+    found, rng = networks(count, seed), np.random.default_rng([seed, 2])
+    seconds = MOMENT_S * np.array([len(kernels) for kernels in found]) * np.exp(0.5 * rng.standard_normal(count))
+    truth = WATTS * seconds + np.array([joules(kernels) for kernels in found])
+    read = truth * np.exp(noise * rng.standard_normal(count))
+    return Loads.of(found, seconds), read, seconds * np.exp(error * rng.standard_normal(count))
+
+
+def test_watts_that_are_always_drawn() -> None:
+    """J per second of a call are found beside J of kernels, and energies of calls that take longer are larger by that much."""
+    loads, energies, _ = timed(200, 0, error=0.0)
+    rates = Rates.fit(loads, energies)
+    assert rates.per_second_w == pytest.approx(WATTS, rel=0.05)
+    one, later = (Loads.of([network(5, 128)], np.array([seconds])) for seconds in (0.01, 0.03))
+    assert rates.joules(later)[0] - rates.joules(one)[0] == pytest.approx(0.02 * rates.per_second_w)
+    with pytest.raises(ValueError, match="predicted from times"):
+        rates.joules(Loads.of([network(5, 128)]))
+
+
+def test_no_times_no_watts() -> None:
+    """What was learned without times has 0 W for them, and predicts without."""
+    rates = Rates.fit(*measured(50))
+    assert rates.per_second_w == 0.0
+    assert rates.joules(Loads.of([network(5, 128)]))[0] > 0
+
+
+@pytest.mark.parametrize("error", [0.02, 0.2])
+def test_interval_holds_with_predicted_times(error: float) -> None:
+    """Energies are predicted from predicted times: calibrated with those, nine intervals in ten hold, however wrong the times are."""
+    inside, naive = [], []
+    for seed in range(1, 5):
+        loads, energies, foretold_s = timed(100, seed, error=error)
+        unseen, read, asked_s = timed(300, 50 + seed, error=error)
+        asked = replace(unseen, seconds=asked_s)
+        for found, told in ((inside, foretold_s), (naive, None)):
+            bounds = learn(loads, energies, "rapl", told).bounds(asked)
+            found.append(np.mean((bounds.low <= read) & (read <= bounds.high)))
+    assert 0.86 < np.mean(inside) < 0.96
+    if error > 0.1:
+        assert np.mean(naive) < 0.5  # with measured times the interval promises what no user gets
+
+
+def test_held_out_figures_are_those_of_predicted_times() -> None:
+    """What a card says of its own error is what users meet."""
+    loads, energies, foretold_s = timed(100, 1, error=0.2)
+    told, untold = (learn(loads, energies, "rapl", seconds).held_out for seconds in (foretold_s, None))
+    assert told.mape > 3 * untold.mape
+    assert 0.85 < told.coverage < 0.95
+
+
+def test_no_interval_ends_in_infinity(model: EnergyModel) -> None:
+    """However large the doubt: a factor of a thousand says that nothing is known, and an interval stays a pair of numbers."""
+    loads, _ = measured(10, seed=1)
+    for weight in (30.0, 1e3, 1e6):
+        doubt = replace(model.doubt, weights=(weight, *model.doubt.weights[1:]))
+        bounds = replace(model, doubt=doubt).bounds(loads)
+        assert bounds.high == pytest.approx(1000 * bounds.value)
+        assert bounds.low == pytest.approx(bounds.value / 1000)
+    wild = replace(model, curve=replace(model.curve, weights=(1e6, *model.curve.weights[1:])))
+    assert np.isfinite(wild.bounds(loads).high).all()
+
+
+def test_winners_recalibrate(model: EnergyModel) -> None:
+    """Their median error moves every prediction; the interval grows to hold them, and never narrows."""
+    loads, _ = measured(5, seed=7)
+    shifted = model.recalibrated(loads, 1.3 * model.joules(loads))
+    unseen, _ = measured(20, seed=8)
+    assert shifted.joules(unseen) == pytest.approx(1.3 * model.joules(unseen))
+    assert shifted.half_width == model.half_width
+    read = model.joules(loads) * np.array([0.5, 0.9, 1.0, 1.1, 2.0])
+    spread = model.recalibrated(loads, read)
+    bounds = spread.bounds(loads)
+    assert (bounds.low <= read * (1 + 1e-9)).all()
+    assert (read <= bounds.high * (1 + 1e-9)).all()
+    assert spread.half_width > model.half_width
+
+
 def test_disturbed_measurements_do_not_bend_it() -> None:
     """Three networks in a hundred that read ten times too much change the predictions of others by less than 1 %."""
     loads, energies = measured(100, noise=0.01)

@@ -9,6 +9,7 @@ from hwnas.accuracy.quality import assess
 from hwnas.devices.base import Energy, Unavailable
 from hwnas.report.view import (
     Comparison,
+    Engine,
     Export,
     Finalist,
     Interval,
@@ -22,6 +23,22 @@ from hwnas.report.view import (
 )
 
 OBJECTIVES = (Objective(metric="latency", minimize=True), Objective(metric="accuracy", minimize=False))
+
+
+ENGINE = Engine(
+    folder="engine",
+    flavor="rtx",
+    precision="mixed",
+    size_bytes=2_345_678,
+    layers={"fp16": 12, "int8": 31},
+    view="parser",
+    runs_on="sm86, sm89",
+    latency="not measured: no card",
+    loading="there is no driver",
+    accuracy=0.9605,
+    accuracy_fp32=0.9639,
+    commands=("tensorrt_rtx --onnx=model.onnx", "tensorrt_rtx --loadEngine=1/model.plan"),
+)
 
 
 def around(value: float, share: float = 0.04) -> Interval:
@@ -68,8 +85,12 @@ def full() -> RunView:
             accuracies=(0.962, 0.958, 0.966),
             params=412_000,
             flops=21_400_000,
-            energy=Energy(joules=0.0421, uncertainty=0.0021) if rank == 2 else Unavailable("this machine has no RAPL counters"),
+            predicted_energy_j=Interval(0.0403, 0.0391, 0.0415) if rank == 2 else None,
+            energy=Energy(0.0421, 0.0021, ("software power cap",)) if rank == 2 else Unavailable("this machine has no RAPL counters"),
+            net_energy=Energy(0.0311, 0.0022) if rank == 2 else None,
+            energy_source="measured by nvml-counter: the board's energy counter" if rank == 2 else "",
             export=export if rank == 1 else None,
+            engines=(ENGINE,) if rank == 1 else (),
         )
         for rank, (trial, seconds) in enumerate(zip(best, measured, strict=True), start=1)
     )

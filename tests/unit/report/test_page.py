@@ -81,11 +81,33 @@ def test_a_finished_run_has_its_numbers_in_the_table(full: RunView) -> None:
     assert first[5] == "96.2 % ± 0.4 % 3 seeds, validation"
     assert first[7] == "unavailable"
     assert first[8] == "5.31 \N{MULTIPLICATION SIGN} [5.21, 5.44] int8"
-    assert second[7] == "42.1 mJ ± 2.1 mJ"
+    assert second[7] == "42.1 mJ ± 2.1 mJ above idle 31.1 mJ ± 2.2 mJ predicted 40.3 mJ [39.1 mJ, 41.5 mJ]"
     assert second[8] == "not exported yet"
     assert third[4] == "✗ broken"
     assert "2 of 3 finalists kept the limit when measured (latency at most 3 ms)." in page.text
     assert "Energy unavailable: this machine has no RAPL counters." in page.text
+    assert "Energy measured by nvml-counter: the board's energy counter. It is that of one call with idle power in it" in page.text
+    assert "While energy was measured: software power cap." in page.text
+
+
+def test_engines_are_shown(full: RunView) -> None:
+    """For which cards, in which precisions, how large, what was not tried, and what to type on the card."""
+    page = Page(html(full))
+    ((rank, flavor, precision, size, cards, latency, accuracy, folder),) = cells(page, "engines")
+    assert (rank, flavor, size, cards, folder) == ("1", "rtx", "2.24 MiB", "sm86, sm89", "engine")
+    assert precision == "mixed 31 int8, 12 fp16, before fusion"
+    assert latency == "not measured: no card not loaded where it was built: there is no driver"
+    assert accuracy == "96.0 % fp32: 96.4 %"
+    assert "tensorrt_rtx --onnx=model.onnx tensorrt_rtx --loadEngine=1/model.plan" in page.text
+
+
+def test_a_run_with_engines_alone(full: RunView) -> None:
+    """An engine is an export: nobody is told that there is none."""
+    only = replace(full, finalists=tuple(replace(finalist, export=None) for finalist in full.finalists))
+    assert "Nothing exported yet" not in Page(html(only)).text
+    assert "exports" not in Page(html(only)).tables
+    neither = replace(only, finalists=tuple(replace(finalist, engines=()) for finalist in only.finalists))
+    assert "Nothing exported yet" in Page(html(neither)).text
 
 
 def test_every_figure_says_whether_it_was_predicted_or_measured(full: RunView) -> None:
