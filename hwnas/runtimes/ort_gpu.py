@@ -30,11 +30,12 @@ from hwnas.ir.node import Array
 from hwnas.ir.onnx import to_bytes
 from hwnas.runtimes.base import KernelTime, Model, graph_of
 from hwnas.runtimes.cuda import ORDER, VISIBLE
-from hwnas.runtimes.fusions import Fusions
+from hwnas.runtimes.fusions import UNFUSED, Fusions
 from hwnas.runtimes.ort_casts import without_casts
-from hwnas.runtimes.ort_cuda_fusion import RULES, in_precision
+from hwnas.runtimes.ort_cuda_fusion import in_precision
 from hwnas.runtimes.ort_kernels import attribute, named
 from hwnas.runtimes.ort_probe import call_overhead_s
+from hwnas.runtimes.ort_probe import fusions as probed
 from hwnas.runtimes.ort_watch import EVENT, kernel_events
 from hwnas.runtimes.samples import Clock, Samples, StoppingRule, faster_half_s, sample
 from hwnas.runtimes.trt import LEAST_S, first_card
@@ -133,6 +134,7 @@ def open_session(
     graph: bool = False,
     profile: Path | None = None,
     optimized: Path | None = None,
+    alone: bool = True,
 ) -> Any:
     """An `onnxruntime.InferenceSession` in which the target computes.
 
@@ -144,6 +146,7 @@ def open_session(
         graph: whether runs are launched as CUDA graphs.
         profile: where its profiler writes, as the prefix of a file name; no profiler without.
         optimized: where the graph as it runs is written; TensorRT's provider cannot.
+        alone: whether the target has to compute all of it.
 
     Raises:
         MissingExtraError: this build does not have the provider.
@@ -156,7 +159,7 @@ def open_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if target.provider != CPU:
+    if alone and target.provider != CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -174,7 +177,8 @@ def open_session(
             f"ONNX Runtime {ort.__version__} does not start {target.provider}, it gives {', '.join(got)}; "
             "see that its CUDA and cuDNN are installed, and what 'nvidia-smi' says"
         )
-    _check_assignment(session, target)
+    if alone:
+        _check_assignment(session, target)
     return session
 
 
@@ -365,7 +369,7 @@ class OrtGpuRuntime:
         name: `onnxruntime-cuda` or `onnxruntime-tensorrt`.
         card: to run on; the driver's first one unless given.
         target: where it computes; follows from the name and the card unless given.
-        fusions: what it fuses; what the CUDA provider does unless given.
+        fusions: what it fuses; asked of it unless given.
 
     Raises:
         UsageError: there is no such runtime.
@@ -375,11 +379,11 @@ class OrtGpuRuntime:
 
     threads = 1  # launches; the card computes
 
-    def __init__(self, name: str, card: Card | None = None, *, target: Target | None = None, fusions: Fusions = RULES) -> None:
+    def __init__(self, name: str, card: Card | None = None, *, target: Target | None = None, fusions: Fusions | None = None) -> None:
         if name not in TARGETS:
             raise UsageError(f"ONNX Runtime on a card is {' or '.join(TARGETS)}, not '{name}'")
         self.name = name
-        self.fusions = fusions
+        self._fusions = fusions
         self.ort = require("onnxruntime", "gpu")
         self.version = str(self.ort.__version__)
         if target is None:
@@ -411,6 +415,20 @@ class OrtGpuRuntime:
             return OrtGpuSession(self, graph, to_bytes(graph), None, precision)
         written = write_types(fold(graph), Precisions(base="fp16"), {})
         return OrtGpuSession(self, graph, written.SerializeToString(), Written.of(written, graph), precision)
+
+    @cached_property
+    def fusions(self) -> Fusions:
+        """What the provider fuses, as its optimised graphs of small networks show; nothing that TensorRT's parts would show.
+
+        Without a card `hwnas.runtimes.ort_cuda_fusion.RULES` stand for it.
+        """
+        if self._fusions is not None:
+            return self._fusions
+        return UNFUSED if self.target.provider == TENSORRT else probed(self)
+
+    def open(self, model: bytes, *, optimized: Path) -> Any:
+        """A session that is to show its optimised graph; the processor may compute what the card has no kernel for."""
+        return open_session(self.ort, model, self.target, optimized=optimized, alone=False)
 
     @cached_property
     def _call_s(self) -> float:

@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from hwnas.runtimes.samples import StoppingRule
 
 if TYPE_CHECKING:
     from hwnas.runtimes.base import Runtime
-    from hwnas.runtimes.ort import OrtRuntime
 
 BLOCKED_CHANNELS = 16  # whole blocks of every size in use
 PADDED_CHANNELS = 20  # divides by no block size in use, so that padding shows
@@ -35,7 +34,15 @@ ACTIVATIONS = tuple(
 )
 
 
-def fusions(runtime: OrtRuntime) -> Fusions:
+class Opens(Protocol):
+    """ONNX Runtime on some device."""
+
+    def open(self, model: bytes, *, optimized: Path) -> Any:
+        """A session, and the graph as it was optimised for it in a file; `GraphError` where the runtime refuses the model."""
+        ...
+
+
+def fusions(runtime: Opens) -> Fusions:
     """What a runtime fuses on this machine: some 130 networks of a few nodes are opened, in a fraction of a second.
 
     Raises:
@@ -65,7 +72,7 @@ def call_overhead_s(runtime: Runtime) -> float:
     return session.time(graph.random_inputs(np.random.default_rng(0)), rule).p10_s
 
 
-def optimized(runtime: OrtRuntime, graph: Graph) -> Any:
+def optimized(runtime: Opens, graph: Graph) -> Any:
     """The graph as the runtime optimises it, an `onnx.GraphProto`."""
     import onnx
 
@@ -75,11 +82,11 @@ def optimized(runtime: OrtRuntime, graph: Graph) -> Any:
         return onnx.load(path).graph
 
 
-def _left(runtime: OrtRuntime, graph: Graph) -> Counter[str]:
+def _left(runtime: Opens, graph: Graph) -> Counter[str]:
     return Counter(node.op_type.removeprefix("Fused") for node in optimized(runtime, graph).node)
 
 
-def _block(runtime: OrtRuntime) -> int:
+def _block(runtime: Opens) -> int:
     """Channels per block of the NCHWc layout, as the padding of a convolution's weights shows."""
     b = GraphBuilder("block")
     found = optimized(runtime, b.finish(b.conv(b.input("x", IMAGE), PADDED_CHANNELS)))
@@ -100,7 +107,7 @@ def _residual(b: GraphBuilder, x: str) -> str:
     return b.op("Add", [b.conv(x, BLOCKED_CHANNELS), _pooled(b, x)])
 
 
-def _absorbed(runtime: OrtRuntime, ops: Iterable[str], before: Build, shape: tuple[int, ...]) -> frozenset[str]:
+def _absorbed(runtime: Opens, ops: Iterable[str], before: Build, shape: tuple[int, ...]) -> frozenset[str]:
     """The activations of which nothing is left behind a network with an input of that shape."""
 
     def network(activation: str | None) -> Graph:
@@ -112,7 +119,7 @@ def _absorbed(runtime: OrtRuntime, ops: Iterable[str], before: Build, shape: tup
     return frozenset(activation for activation in ops if activation != "Erf" and _left(runtime, network(activation)) == alone)
 
 
-def _staying(runtime: OrtRuntime) -> frozenset[str]:
+def _staying(runtime: Opens) -> frozenset[str]:
     """The activations that keep the blocked layout between two steps that work in it, a swish among them."""
 
     def stays(op: str) -> bool:

@@ -15,20 +15,22 @@ from hwnas.errors import UsageError
 from hwnas.profiling import NetworkRecord, Setting
 from hwnas.profiling.profile import attribute
 from hwnas.runtimes.base import KernelTime
-from hwnas.runtimes.registry import TENSORRT, fuser
+from hwnas.runtimes.fusions import Fusions
+from hwnas.runtimes.registry import CUDA, CUDA_TENSORRT, TENSORRT, fuser
 from hwnas.runtimes.regroup import regroup
 from hwnas.spaces import SearchSpace
 
-APPROXIMATE = frozenset({TENSORRT})
+APPROXIMATE = frozenset({TENSORRT, CUDA, CUDA_TENSORRT})
 
 
-def as_foretold(networks: Sequence[NetworkRecord], setting: Setting, space: str) -> Sequence[NetworkRecord]:
+def as_foretold(networks: Sequence[NetworkRecord], setting: Setting, space: str, fusions: Fusions | int = 0) -> Sequence[NetworkRecord]:
     """Measured networks with the kernels that are foretold of them; as they are where these are exact, or the space is gone.
 
     Args:
         networks: of one profile.
         setting: in which they were measured.
         space: from which they were sampled.
+        fusions: what the runtime fuses, as far as it could be asked.
     """
     if setting.runtime not in APPROXIMATE:
         return networks
@@ -36,12 +38,12 @@ def as_foretold(networks: Sequence[NetworkRecord], setting: Setting, space: str)
         found = spaces.load(space)
     except UsageError:
         return networks
-    return [_foretold(network, setting, found) for network in networks]
+    return [_foretold(network, setting, found, fusions) for network in networks]
 
 
-def _foretold(network: NetworkRecord, setting: Setting, space: SearchSpace) -> NetworkRecord:
+def _foretold(network: NetworkRecord, setting: Setting, space: SearchSpace, fusions: Fusions | int) -> NetworkRecord:
     graph = space.graph(network.genotype, batch=setting.batch)
     ran = [KernelTime(call=kernel.call, seconds=kernel.nanoseconds * 1e-9) for kernel in network.kernels]
-    rows = regroup(ran, fuser(setting.runtime, setting.precision)(graph, 0))
+    rows = regroup(ran, fuser(setting.runtime, setting.precision)(graph, fusions))
     kernels = attribute([(row.call, row.seconds) for row in rows], network.total_ns, network.call_ns)
     return replace(network, kernels=kernels)

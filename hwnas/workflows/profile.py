@@ -265,7 +265,7 @@ class Job:
             self.store.save_energies(replace(measured, energies=found.measured, energy_reason=found.reason))
 
     def _look(self, train: Sequence[NetworkRecord], test: Sequence[NetworkRecord]) -> Look:
-        asked, unseen = (as_foretold(networks, self.setting, self.space) for networks in (train, test))
+        asked, unseen = (as_foretold(networks, self.setting, self.space, self._empty.fusions) for networks in (train, test))
         figures, quick = judge(asked, unseen, roofline_of(self._empty))
 
         def worth(graphs: Sequence[Graph]) -> Sequence[float]:
@@ -306,7 +306,7 @@ def store_with(workspace: Workspace, setting: Setting, space: str | None = None)
 
 def learn(workspace: Workspace, measured: Profile) -> Predictor:
     """Fits a predictor to a profile and stores it in the workspace."""
-    networks = as_foretold(measured.networks, measured.setting, measured.space)
+    networks = as_foretold(measured.networks, measured.setting, measured.space, measured.fusions)
     predictor = _predictor(measured, fit(networks, roofline_of(measured), families(measured)))
     store.save(predictor, workspace.predictors)
     return store.load(workspace, measured.setting, measured.space)
@@ -326,7 +326,7 @@ def learn_energy(workspace: Workspace, measured: Profile) -> EnergyPredictor | U
             f"the energy of {len(measured.energies)} networks was measured{why}, and a predictor needs {LEAST_NETWORKS}; "
             f"go on with --resume --energy and more --energy-time"
         )
-    foretold = as_foretold(measured.networks, measured.setting, measured.space)
+    foretold = as_foretold(measured.networks, measured.setting, measured.space, measured.fusions)
     times = foretold_s(foretold, roofline_of(measured)).tolist()
     records = [
         EnergyRecord.of(network, found.gross.joules, found.source, seconds)

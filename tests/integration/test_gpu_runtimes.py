@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from hwnas.devices.registry import nvidia_cards
 from hwnas.errors import MissingExtraError
 from hwnas.ir import Graph
 from hwnas.runtimes.base import Runtime
+from hwnas.runtimes.ort_cuda_fusion import RULES, fuse
 from hwnas.runtimes.ort_gpu import OrtGpuRuntime
 from hwnas.runtimes.samples import StoppingRule
 from hwnas.runtimes.trt import PRECISIONS, TrtRuntime
@@ -71,6 +73,16 @@ class TestCuda(RuntimeConformance):
     def runtime(self, card: Card) -> Runtime:
         """The runtime under test."""
         return made(lambda: OrtGpuRuntime("onnxruntime-cuda", card))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_cuda_fuses_what_is_foretold(card: Card, precision: str) -> None:
+    """What the provider shows of itself are the rules that stand for it without a card, and its kernels are those that they foretell."""
+    runtime = made(lambda: OrtGpuRuntime("onnxruntime-cuda", card))
+    assert runtime.fusions == RULES
+    graph = network()
+    kernels = Counter(call.kernel for call in runtime.build(graph, precision=precision).kernels())
+    assert kernels == Counter(call.kernel for call in fuse(graph, precision=precision))
 
 
 class TestCudaTensorrt(RuntimeConformance):

@@ -16,7 +16,9 @@ from hwnas.errors import DeviceUnavailable, GraphError, MissingExtraError, Usage
 from hwnas.ir import Graph, GraphBuilder
 from hwnas.ir.onnx import to_bytes
 from hwnas.runtimes.base import Model
-from hwnas.runtimes.fusions import Fusions
+from hwnas.runtimes.fusions import UNFUSED, Fusions
+from hwnas.runtimes.ort import OrtRuntime
+from hwnas.runtimes.ort_cuda_fusion import RULES
 from hwnas.runtimes.ort_gpu import (
     CPU,
     CUDA,
@@ -238,3 +240,10 @@ def test_work_for_a_meter() -> None:
     session.repeat(small.random_inputs(np.random.default_rng(4)))(3)
     np.testing.assert_array_equal(session.run(feed)[0], expected[0])
     assert session.launch == "stream"
+
+
+def test_what_it_fuses_is_asked_of_it(ort_runtime: OrtRuntime) -> None:
+    """The probe on its own session finds on a processor what it finds there without a card's code; what is given is not asked."""
+    assert OrtGpuRuntime("onnxruntime-cuda", target=PROCESSOR).fusions == ort_runtime.fusions
+    assert OrtGpuRuntime("onnxruntime-cuda", target=PROCESSOR, fusions=RULES).fusions is RULES
+    assert OrtGpuRuntime("onnxruntime-tensorrt", target=replace(PROCESSOR, provider=TENSORRT)).fusions == UNFUSED
