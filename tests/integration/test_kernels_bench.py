@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +19,14 @@ from fake_nvml import A100, FakeDriver, build
 
 from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.ir import GraphBuilder
+from hwnas.ir.fold import fold
 from hwnas.ir.onnx import save
-from hwnas.kernels import Case, KernelSource, Tuning
-from hwnas.kernels.chain import Chain
-from hwnas.runtimes import registry
-from hwnas.runtimes.trt import TrtRuntime
+from hwnas.kernels import Case, KernelSource, Tuning, all_kernels, find
+from hwnas.kernels.chain import Chain, chain
+from hwnas.runtimes import registry, trt_build
+from hwnas.runtimes.trt import TrtRuntime, precisions_of
 from hwnas.runtimes.trt_build import Engine, Options
+from hwnas.runtimes.trt_precision import write
 from hwnas.testing.fake_cuda import FakeCuda
 from hwnas.testing.fake_tensorrt import FakeBuilder, FakeTensorrt, RecordedEngine, made_up
 from hwnas.workflows import kernels_bench, kernels_card
@@ -180,3 +183,25 @@ def test_a_precision_that_the_runtime_lacks(plug_in: Any, model: Path) -> None:
     done = invoke("kernels", "bench", model, "--device", "a100", "--precision", "bf16")
     assert (done.code, card.built) == (2, 0)
     assert done.complaint.endswith("change --precision, or give --against torch or compile")
+
+
+@pytest.mark.skipif(trt_build.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed: pip install 'hwnas[rtx]'")
+@pytest.mark.parametrize("kernel", [source.name for source in all_kernels()])
+def test_engines_differ_by_the_work_alone(kernel: str, record_property: Callable[[str, object], None]) -> None:
+    """Engines of both networks are really built, in fp16: as many conversions in both, and two places' layers more in one."""
+    row = chain(kernel, find(kernel).cases[0], links=2)
+    kinds = []
+    for network in (row.whole, row.bare):
+        graph = fold(network.materialize(np.random.default_rng(0)))
+        model = write(graph, precisions_of(graph, "fp16"), {}).SerializeToString()
+        engine = trt_build.build(model, Options(flavor="rtx", capabilities=("sm86",)))
+        kinds.append(Counter(layer.kind for layer in engine.layers))
+        assert {layer.precision for layer in engine.layers if layer.kind in ("CONVOLUTION", "MATRIX_MULTIPLY")} == {"fp16"}
+        record_property("engine", f"{graph.name}, fp16 sm86: {len(engine.plan):,} bytes")
+    whole, bare = kinds
+    assert whole["CAST"] == bare["CAST"] > 0
+    more = whole - bare
+    assert all(count % row.links == 0 for count in more.values())
+    work = {"depthwise_conv": "CONVOLUTION", "squeeze_excite": "REDUCE", "layer_norm_residual": "NORMALIZATION"}[kernel]
+    assert more[work] == row.links
+    assert not bare - whole
