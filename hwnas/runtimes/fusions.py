@@ -65,7 +65,7 @@ class Fusions:
     conv_activations: frozenset[str] = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
     blocked_activations: frozenset[str] = frozenset({"HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Tanh"})
     gemm_activations: frozenset[str] = frozenset(
-        {"Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"}
+        {"Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu"}
     )
     blocked_unary: frozenset[str] = frozenset({"Gelu", "HardSigmoid", "QuickGelu", "Relu", "Sigmoid", "Tanh"})
     patterns: frozenset[str] = PATTERNS

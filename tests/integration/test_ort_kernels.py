@@ -11,11 +11,13 @@ import pytest
 from cnns import networks
 from foretold import assert_foretold, assert_told
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import graphs
 
 from hwnas import spaces
 from hwnas.ir import Graph
 from hwnas.ir.onnx import load
+from hwnas.ir.ops import OPS
 from hwnas.runtimes.ort import OrtRuntime
 
 RUNTIME = OrtRuntime(1)
@@ -69,6 +71,14 @@ def test_convolutional_networks(graph: Graph) -> None:
 def told(graph: Graph) -> bool:
     """Whether the rules cover a graph: not where a Transpose meets a GroupNormalization, which is spelled out once it has moved."""
     return not {"GroupNormalization", "Transpose"} <= {node.op for node in graph.nodes}
+
+
+@pytest.mark.parametrize("op", sorted(OPS))
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_every_operator(op: str, data: st.DataObject) -> None:
+    """Among any others."""
+    assert_told(data.draw(graphs(containing=op, max_steps=4).filter(told)), RUNTIME)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -128,6 +128,10 @@ def test_integer_constants_are_no_parameters():
         ("Resize", (1, 1, 2, 2), {"scales": (1.0, 1.0, 2.0, 2.0), "mode": "linear"}, 2 * 16 * 4),
         ("Resize", (1, 1, 2, 2), {"scales": (1.0, 1.0, 1.0, 2.0), "mode": "cubic"}, 2 * 8 * 4),
         ("Split", (2, 4), {"split": (4,), "axis": 1}, 0),
+        ("CumSum", (2, 5), {"axis": 1}, 10),
+        ("ArgMax", (2, 5), {"axis": 1}, 10),
+        ("TopK", (2, 16), {"k": 4}, 32 * 3),
+        ("DFT", (3, 8, 1), {}, 5 * 3 * 8 * 3),
     ],
 )
 def test_flops_of_single_operators(op, shape, attrs, expected):
@@ -142,6 +146,22 @@ def test_grouped_and_transposed_convolutions():
     y = b.op("ConvTranspose", [x, b.weight("w", (6, 4, 2, 2))], strides=(2, 2))
     graph = b.finish(y)
     assert [cost.node_flops(graph, node) for node in graph.nodes] == [2 * 150 * 9, 2 * 150 * 16]
+
+
+def test_recurrent_layers():
+    """4 steps of 2 sequences, both ways: 4 gates of 3 numbers from 5 and 3 each."""
+    b = GraphBuilder("recurrent")
+    inputs = [b.input("x", (4, 2, 5)), b.weight("w", (2, 12, 5)), b.weight("r", (2, 12, 3))]
+    graph = b.finish(b.op("LSTM", inputs, direction="bidirectional"))
+    assert cost.flops(graph) == 2 * 4 * 2 * 2 * 12 * (5 + 3)
+
+
+def test_samples_of_a_grid():
+    """Each of 2 x 6 numbers is the weighted sum of 4 neighbours."""
+    b = GraphBuilder("grid")
+    x, grid = b.input("x", (1, 2, 5, 5)), b.input("g", (1, 2, 3, 2))
+    graph = b.finish(b.op("GridSample", [x, grid]), b.op("GridSample", [x, grid], mode="nearest"))
+    assert [cost.node_flops(graph, node) for node in graph.nodes] == [2 * 12 * 4, 0]
 
 
 def test_matrix_products():

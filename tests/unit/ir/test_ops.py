@@ -93,6 +93,13 @@ def test_shapes_broadcast_as_in_numpy() -> None:
         ("Einsum", [(2, 3, 5), (7, 5)], {"equation": "...d, ed -> ...e"}, (2, 3, 7)),
         ("Einsum", [(2, 3), (3, 4)], {"equation": "zb,ba"}, (4, 2)),
         ("Einsum", [(1, 3), (2, 3)], {"equation": "ab,ab->a"}, (2,)),
+        ("Slice", [(5,)], {"starts": (-1,), "ends": (-100,), "steps": (-2,)}, (3,)),
+        ("ArgMax", [(2, 3, 4)], {"axis": -1, "keepdims": 0}, (2, 3)),
+        ("TopK", [(2, 7)], {"k": 3}, (2, 3)),
+        ("DFT", [(2, 9, 1)], {"onesided": 1}, (2, 5, 2)),
+        ("DFT", [(2, 9, 2)], {"dft_length": 4, "axis": 0}, (4, 9, 2)),
+        ("GridSample", [(1, 3, 8, 8), (1, 5, 6, 2)], {}, (1, 3, 5, 6)),
+        ("LSTM", [(7, 2, 5), (2, 12, 5), (2, 12, 3)], {"direction": "bidirectional"}, (7, 2, 2, 3)),
     ],
 )
 def test_shapes(op: str, shapes: list[tuple[int, ...]], attrs: dict[str, object], expected: tuple[int, ...] | None) -> None:
@@ -170,6 +177,13 @@ def test_ceil_mode_stays_in_an_average_over_pads() -> None:
         ("'strides' needs 2 values", "Col2Im", [(1, 4, 9)], {"image_shape": (4, 4), "block_shape": (2, 2), "strides": (1,)}),
         ("indices must be int64", "GatherND", [(2, 3), (2, 1)], {}),
         ("do not divide into blocks", "DepthToSpace", [(1, 3, 2, 2)], {"blocksize": 2}),
+        ("k = 9 is more than the 3 there are", "TopK", [(2, 3)], {"k": 9}),
+        ("it takes matrices", "Trilu", [(3,)], {}),
+        ("real and imaginary parts", "DFT", [(2, 9, 3)], {}),
+        ("one-sided inverse", "DFT", [(2, 9, 2)], {"inverse": 1, "onesided": 1}),
+        ("does not fit", "GridSample", [(1, 3, 8, 8), (2, 5, 6, 2)], {}),
+        ("do not fit a state of 3", "LSTM", [(7, 2, 5), (2, 12, 5), (1, 12, 3)], {}),
+        ("direction 'up' does not exist", "RNN", [(7, 2, 5), (1, 3, 5), (1, 3, 3)], {"direction": "up"}),
     ],
 )
 def test_misfits_name_the_node(match: str, op: str, shapes: list[tuple[int, ...]], attrs: dict[str, object]) -> None:
@@ -207,6 +221,29 @@ def test_elements_are_picked_one_by_one() -> None:
         b.op("GatherElements", [x, b.input("j", (3, 5), "int64")], axis=1)
     with pytest.raises(GraphError, match="indices must be integers"):
         b.op("GatherElements", [x, x])
+
+
+def test_elements_are_put_back() -> None:
+    """The data keeps its shape; updates have that of the indices, or of the slices that the indices name."""
+    b = GraphBuilder("scatter")
+    x, row = b.input("x", (4, 5)), b.input("row", (2, 5))
+    assert b.shape(b.op("ScatterND", [x, b.input("i", (2, 1), "int64"), row])) == (4, 5)
+    assert b.shape(b.op("ScatterElements", [x, b.input("j", (2, 5), "int64"), row])) == (4, 5)
+    with pytest.raises(GraphError, match="updates of shape"):
+        b.op("ScatterND", [x, b.input("k", (3, 1), "int64"), row])
+    with pytest.raises(GraphError, match="updates of shape"):
+        b.op("ScatterElements", [x, b.input("l", (1, 5), "int64"), row])
+    with pytest.raises(GraphError, match="indices must be int64"):
+        b.op("ScatterND", [x, b.input("m", (2, 1), "int32"), row])
+
+
+def test_a_new_axis_tells_places() -> None:
+    """Of as many places as its depth, between two values whose type is the result's."""
+    b = GraphBuilder("hot")
+    indices, values = b.input("i", (2, 3), "int64"), b.input("v", (2,))
+    assert b.shape(b.op("OneHot", [indices, values], depth=7, axis=1)) == (2, 7, 3)
+    with pytest.raises(GraphError, match="two values"):
+        b.op("OneHot", [indices, b.input("w", (3,))], depth=7)
 
 
 def test_specs_are_checked() -> None:

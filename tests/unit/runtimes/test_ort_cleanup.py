@@ -241,6 +241,27 @@ def test_casts_in_a_row() -> None:
         assert ops(draft) == left, to
 
 
+def test_casts_that_others_read_beside() -> None:
+    """The wider value stays where it is read by other nodes, and then its Casts read it too, but for one that undoes it."""
+    for to, left in (("int32", ["Cast", "Neg", "Neg"]), ("float64", ["Cast", "Cast", "Neg", "Neg"])):
+        b = GraphBuilder("casts")
+        x = b.input("x", (4,), "int32")
+        wide = b.op("Cast", [x], to="int64")
+        draft = Draft(b.finish(b.op("Neg", [wide]), b.op("Neg", [b.op("Cast", [wide], to=to)])))
+        merge_casts(draft)
+        assert sorted(step.op for step in draft.steps.values()) == left, to
+
+
+def test_several_casts_of_one_value() -> None:
+    """All of them read the source, and the wider value goes; every node is some step's."""
+    b = GraphBuilder("casts")
+    wide = b.op("Cast", [b.input("x", (4,), "int32")], to="int64")
+    draft = Draft(b.finish(*(b.op("Neg", [b.op("Cast", [wide], to=to)]) for to in ("int32", "float64"))))
+    merge_casts(draft)
+    assert ops(draft) == ["Cast", "Neg", "Neg"]
+    assert sorted(name for step in draft.steps.values() for name in step.nodes) == sorted(node.name for node in draft.graph.nodes)
+
+
 def test_what_moving_made_constant_is_folded() -> None:
     """A Transpose of a constant, which came from a value that was moved."""
 

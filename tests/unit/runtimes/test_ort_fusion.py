@@ -218,7 +218,9 @@ def test_copies_cost_nothing() -> None:
     assert told(b.finish(x, b.op("Identity", [x]))) == ["Elu nchw", "Identity nchw"]
 
 
-@pytest.mark.parametrize("name", ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign"])
+@pytest.mark.parametrize(
+    "name", ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign", "ThresholdedRelu"]
+)
 def test_a_layer_absorbs_its_activation(name: str) -> None:
     """A fully connected layer and its activation are one kernel; others stay apart."""
     b = GraphBuilder("dense")

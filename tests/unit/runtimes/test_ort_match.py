@@ -103,3 +103,22 @@ def test_a_definition_is_one_node() -> None:
     assert found.whole
     assert found.calls["a"] is found.calls["b"] is found.calls["c"]
     assert found.calls["c"].nodes == call.nodes
+
+
+def test_definitions_behind_one_another() -> None:
+    """What the first writes is no part of it: the second, which reads it, is a node of its own."""
+    b = GraphBuilder("norms")
+    x = b.input("x", (1, 4, 3))
+    for _ in range(2):
+        x = b.op("GroupNormalization", [x, b.weight("s", (4,)), b.weight("b", (4,))], num_groups=2)
+    found = matched(
+        b.finish(x),
+        {
+            "one": node("Sub", "x", "_inlfunc_GroupNormalization_a"),
+            "two": node("Mul", "_inlfunc_GroupNormalization_a", "groupnormalization_0_out"),
+            "three": node("Sub", "groupnormalization_0_out", "_inlfunc_GroupNormalization_token_0_a"),
+            "four": node("Mul", "_inlfunc_GroupNormalization_token_0_a", "groupnormalization_1_out"),
+        },
+    )
+    assert found.whole
+    assert [found.calls[name].nodes[0][-1] for name in ("one", "two", "three", "four")] == ["0", "0", "1", "1"]
