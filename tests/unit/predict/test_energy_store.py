@@ -50,6 +50,14 @@ def test_round_trip(predictor: EnergyPredictor, tmp_path: Path) -> None:
     assert len(back.digest) == 64
 
 
+def test_recalibrated(predictor: EnergyPredictor) -> None:
+    """After winners took half as much again, so does every estimate; the card that it came from is no longer its own."""
+    told = predictor.recalibrated(ASKED, [1e-3, 2e-3], [1.5 * one.value for one in predictor.estimate(ASKED)])
+    assert [one.value for one in told.estimate(ASKED)] == pytest.approx([1.5 * one.value for one in predictor.estimate(ASKED)])
+    assert told.digest == ""
+    assert told.source == predictor.source
+
+
 def test_estimate(predictor: EnergyPredictor) -> None:
     """An estimate is in joules and says what was measured and by which meter; no networks, no estimates."""
     estimate, _ = predictor.estimate(ASKED)

@@ -15,7 +15,7 @@ from hwnas.errors import MeasurementError
 from hwnas.ir import Graph, KernelCall
 from hwnas.predict import Predictor
 from hwnas.predict.features import kind_of
-from hwnas.predict.fitting import Training, fit, fit_kinds, judge
+from hwnas.predict.fitting import Training, fit, fit_kinds, foretold_s, judge
 from hwnas.profiling import NetworkRecord
 from hwnas.runtimes.fusions import Fusions
 
@@ -114,6 +114,21 @@ def one_strange_family(monkeypatch: pytest.MonkeyPatch) -> list[NetworkRecord]:
     monkeypatch.setattr(paper_device, "fuse", with_strange)
     monkeypatch.setattr(paper_device, "kernel_s", lambda kernel: kernel_s(kernel) * (100 if kernel.op == STRANGE else 1))
     return measured(90)
+
+
+def test_networks_are_foretold_from_each_other(networks: list[NetworkRecord]) -> None:
+    """No prediction stands on the network itself: what was measured of it alone does not change it, but changes others."""
+    some = networks[:40]
+    found = foretold_s(some, ROOFLINE)
+    true = np.array([network.latency_s for network in some])
+    assert 0.005 < np.abs(found / true - 1).mean() < 0.12
+    told = reversed([kernel.nanoseconds for kernel in some[0].kernels])
+    other = replace(some[0], kernels=tuple(replace(kernel, nanoseconds=ns) for kernel, ns in zip(some[0].kernels, told, strict=True)))
+    changed = foretold_s([other, *some[1:]], ROOFLINE) != found
+    assert not changed[0]
+    assert changed.any()
+    with pytest.raises(MeasurementError, match="at least 20, got 19"):
+        foretold_s(networks[:19], ROOFLINE)
 
 
 def test_a_kind_of_one_family_does_not_widen_the_interval(one_strange_family: list[NetworkRecord]) -> None:

@@ -97,7 +97,7 @@ def test_engines_are_shown(full: RunView) -> None:
     assert (rank, flavor, size, cards, folder) == ("1", "rtx", "2.24 MiB", "sm86, sm89", "engine")
     assert precision == "mixed 31 int8, 12 fp16, before fusion"
     assert latency == "not measured: no card not loaded where it was built: there is no driver"
-    assert accuracy == "96.0 % fp32: 96.4 %"
+    assert accuracy == "96 % fp32: 96.4 %"
     assert "tensorrt_rtx --onnx=model.onnx tensorrt_rtx --loadEngine=1/model.plan" in page.text
 
 
