@@ -28,9 +28,9 @@ from hwnas.predict.gpu_model import GpuModel, Measured, fit
 from hwnas.predict.model import LEVEL, HeldOut
 from hwnas.predict.predictor import Origin
 from hwnas.profiling import Setting
-from hwnas.profiling.store import GENERIC
 from hwnas.runtimes.fusions import UNFUSED
 from hwnas.runtimes.registry import EAGER
+from hwnas.spaces import GENERIC
 
 FAMILY = "Volta and later"
 DEVICES = ("a100", "h100", "l4", "t4", "v100")

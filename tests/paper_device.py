@@ -14,7 +14,7 @@ from hwnas.ir import Kernel
 from hwnas.predict.features import describe
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import NetworkRecord, Setting
-from hwnas.profiling.store import Raw, records_of
+from hwnas.profiling.profile import Raw, records_of
 from hwnas.profiling.waves import Pooled, Slowdowns
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_fusion import fuse

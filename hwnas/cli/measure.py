@@ -12,6 +12,7 @@ from rich.table import Table
 from hwnas.assets import Workspace
 from hwnas.cli import options
 from hwnas.errors import UsageError
+from hwnas.spaces import GENERIC
 from hwnas.units import format_bytes, format_fraction, format_joules, format_seconds
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _told(state: DeviceState) -> str:
 @options.precisions
 @click.option(
     "--space",
-    default="generic",
+    default=GENERIC,
     show_default=True,
     help="Networks to measure: 'generic' to predict any ONNX file; the name or path.py:Class of a space to predict its networks best.",
 )

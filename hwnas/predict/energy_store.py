@@ -21,7 +21,8 @@ from hwnas.predict.energy import COLUMNS, SOURCES, Curve, EnergyModel, Loads, Ra
 from hwnas.predict.estimate import Estimate
 from hwnas.predict.model import HeldOut
 from hwnas.profiling import Setting
-from hwnas.profiling.store import GENERIC, slug
+from hwnas.profiling.store import slug
+from hwnas.spaces import GENERIC
 
 FORMAT = 1
 TARGET = "energy"

@@ -24,8 +24,9 @@ from hwnas.predict.model import Correction, HeldOut, KindModel, LatencyModel, Ne
 from hwnas.predict.predictor import Origin, Predictor, Transferred
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import Setting
-from hwnas.profiling.store import GENERIC, options_of, slug
+from hwnas.profiling.store import options_of, slug
 from hwnas.runtimes.fusions import Fusions
+from hwnas.spaces import GENERIC
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 had one predictor per setting, and no difficulty

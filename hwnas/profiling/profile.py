@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import fsum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -215,3 +215,26 @@ def attribute(times: Sequence[tuple[KernelCall, float]], total_ns: int, call_ns:
     for i in order[: whole - sum(parts)]:
         parts[i] += 1
     return tuple(KernelRecord(call=call, nanoseconds=part, profiled_s=seconds) for (call, seconds), part in zip(times, parts, strict=True))
+
+
+class Raw(NamedTuple):
+    """A network as measured: what a `NetworkRecord` is derived from."""
+
+    id: int
+    genotype: tuple[int, ...]
+    pooled: Pooled
+    times: Sequence[tuple[KernelCall, float]]
+    call_ns: int
+
+
+def records_of(networks: Sequence[Raw]) -> list[NetworkRecord]:
+    """The records of all networks of a profile: each latency split among its kernels, the profiler's own cost taken off."""
+    unwatched = [(row, max(row.pooled.latency_s - row.call_ns * 1e-9, row.pooled.latency_s / 2)) for row in networks]
+    cost_s = profiler_cost_s([([seconds for _, seconds in row.times], left) for row, left in unwatched])
+    found = []
+    for row in networks:
+        total_ns = round(row.pooled.latency_s * 1e9)
+        call_ns = min(row.call_ns, total_ns // 2)
+        kernels = attribute(row.times, total_ns, call_ns, cost_s)
+        found.append(NetworkRecord(id=row.id, genotype=row.genotype, pooled=row.pooled, kernels=kernels, call_ns=call_ns))
+    return found

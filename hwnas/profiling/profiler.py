@@ -12,9 +12,10 @@ import numpy as np
 from hwnas.errors import MeasurementError, UsageError
 from hwnas.ir import Graph
 from hwnas.ir.cost import flops, memory_bytes
+from hwnas.profiling.journal import Journal, Measuring
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
 from hwnas.profiling.steady import WATCHED, Batch, Guard
-from hwnas.profiling.store import Journal, Measuring, ProfileStore
+from hwnas.profiling.store import ProfileStore
 from hwnas.profiling.waves import Attend, Floats, Stage, Visit, at_once, visit_together
 from hwnas.runtimes.base import KernelTime, Runtime
 from hwnas.spaces import Genotype, SearchSpace

@@ -1,7 +1,6 @@
-"""Profiles on disk: `profile.toml` and Parquet tables, and the journal that makes profiling survive a kill.
+"""Profiles on disk: `profile.toml` and Parquet tables.
 
-While a profile is being measured, every visit of a network is appended to a journal (one JSON line, on the disk before it
-counts). `save` turns the journal into tables and removes it.
+While a profile is being measured, it is a journal (`hwnas.profiling.journal`); `save` makes the tables of it, and removes it.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,16 +24,16 @@ from hwnas.assets import disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line
 from hwnas.ir import Kernel, KernelCall
 from hwnas.profiling import energies, steady
+from hwnas.profiling.journal import Journal, call_of
 from hwnas.profiling.lines import FORMAT, Lines
-from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, Setting, attribute, profiler_cost_s
+from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, Raw, Setting, records_of
 from hwnas.profiling.steady import Batch
-from hwnas.profiling.waves import Floats, Pooled, Rounds, Slowdowns, Visit, by_round
-from hwnas.runtimes.base import KernelTime
+from hwnas.profiling.waves import Floats, Pooled, Rounds, Slowdowns, by_round
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.registry import ON_REQUEST
+from hwnas.spaces import GENERIC
 
 READABLE = (1, FORMAT)  # format 1 had one profile per setting
-GENERIC = "generic"  # the space of carrier networks, which stands for networks that nobody here wrote
 TABLES = ("networks", "kernels", "canaries")
 EXTRAS = ("batches", "energy")  # of some profiles; of no weight for a predictor of latency
 _TOLD_OF_EXTRAS = ("extras", "energies", "energy_reason")
@@ -272,129 +271,6 @@ class ProfileStore:
         return text
 
 
-@dataclass(slots=True)
-class Measuring:
-    """Everything that a journal holds.
-
-    Attributes:
-        spent_s: wall-clock time until the last line.
-        genotypes: of the networks begun.
-        times: each network's kernels with their time by the runtime's profiler, in s.
-        call_ns: of each network.
-        visits: of each network.
-        canaries: durations of every canary in each round.
-        curve: error against time, as far as it was looked at.
-        judged: networks that had been measured at the last look.
-        batches: what the device said of itself after each batch of samples.
-    """
-
-    spent_s: float = 0.0
-    genotypes: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    times: dict[int, tuple[tuple[KernelCall, float], ...]] = field(default_factory=dict)
-    call_ns: dict[int, int] = field(default_factory=dict)
-    visits: dict[int, list[Visit]] = field(default_factory=dict)
-    canaries: dict[int, list[Floats]] = field(default_factory=dict)
-    curve: list[CurvePoint] = field(default_factory=list)
-    judged: int = 0
-    batches: list[Batch] = field(default_factory=list)
-
-    def records(self, least_visits: int = 1) -> list[NetworkRecord]:
-        """The networks that were visited often enough, as far as is known by now."""
-        slow = Slowdowns.of(self.canaries, [{visit.round: visit.seconds for visit in visits} for visits in self.visits.values()])
-        return records_of(
-            [
-                Raw(i, self.genotypes[i], Pooled.of(visits, slow), self.times[i], self.call_ns[i])
-                for i, visits in sorted(self.visits.items())
-                if len(visits) >= least_visits
-            ]
-        )
-
-
-class Raw(NamedTuple):
-    """A network as measured: what a `NetworkRecord` is derived from."""
-
-    id: int
-    genotype: tuple[int, ...]
-    pooled: Pooled
-    times: Sequence[tuple[KernelCall, float]]
-    call_ns: int
-
-
-def records_of(networks: Sequence[Raw]) -> list[NetworkRecord]:
-    """The records of all networks of a profile: each latency split among its kernels, the profiler's own cost taken off."""
-    unwatched = [(row, max(row.pooled.latency_s - row.call_ns * 1e-9, row.pooled.latency_s / 2)) for row in networks]
-    cost_s = profiler_cost_s([([seconds for _, seconds in row.times], left) for row, left in unwatched])
-    found = []
-    for row in networks:
-        total_ns = round(row.pooled.latency_s * 1e9)
-        call_ns = min(row.call_ns, total_ns // 2)
-        kernels = attribute(row.times, total_ns, call_ns, cost_s)
-        found.append(NetworkRecord(id=row.id, genotype=row.genotype, pooled=row.pooled, kernels=kernels, call_ns=call_ns))
-    return found
-
-
-class Journal(Lines):
-    """What was measured so far: `network` (built, its kernels timed), `canaries`, `visit`, `batch` and `look`."""
-
-    def network(self, number: int, genotype: tuple[int, ...], times: Sequence[KernelTime], call_ns: int, spent_s: float) -> None:
-        """A network was built and its kernels timed."""
-        kernels = [[time.call.kernel.to_json(), list(time.call.nodes), time.call.output, time.seconds] for time in times]
-        self.append({"network": number, "genotype": list(map(int, genotype)), "kernels": kernels, "call_ns": call_ns, "spent_s": spent_s})
-
-    def canaries(self, number: int, seconds: Sequence[Floats], spent_s: float) -> None:
-        """The canaries were visited: a round begins."""
-        self.append({"canaries": number, "seconds": [row.tolist() for row in seconds], "spent_s": spent_s})
-
-    def visit(self, visit: Visit, spent_s: float) -> None:
-        """A network was visited."""
-        self.append({"visit": visit.network, "round": visit.round, "seconds": visit.seconds.tolist(), "spent_s": spent_s})
-
-    def look(self, point: CurvePoint | None, judged: int, spent_s: float) -> None:
-        """The error was looked at: on the networks measured since the last look, so there is none at the first."""
-        self.append({"look": asdict(point) if point else None, "judged": judged, "spent_s": spent_s})
-
-    def batch(self, batch: Batch, spent_s: float) -> None:
-        """Some samples were taken, or dropped."""
-        self.append({"batch": asdict(batch), "spent_s": spent_s})
-
-    def read(self) -> tuple[dict[str, Any], Measuring]:
-        """The header and everything measured.
-
-        Raises:
-            FormatError: the header is damaged or of another version.
-        """
-        header, rows = self.read_lines()
-        found = Measuring()
-        kernels: dict[str, Kernel] = {}
-        for row in rows:
-            _take(found, row, kernels)
-        return header, found
-
-
-def _take(found: Measuring, row: Mapping[str, Any], kernels: dict[str, Kernel]) -> None:
-    found.spent_s = row["spent_s"]
-    if "network" in row:
-        number = row["network"]
-        found.genotypes[number] = tuple(row["genotype"])
-        found.times[number] = tuple((_call(text, nodes, output, kernels), seconds) for text, nodes, output, seconds in row["kernels"])
-        found.call_ns[number] = row["call_ns"]
-    elif "canaries" in row:
-        found.canaries[row["canaries"]] = [np.array(seconds) for seconds in row["seconds"]]
-    elif "batch" in row:
-        found.batches.append(Batch.of(row["batch"]))
-    elif "look" in row:
-        found.judged = row["judged"]
-        found.curve += [CurvePoint(**row["look"])] if row["look"] else []
-    else:
-        visit = Visit(network=row["visit"], round=row["round"], seconds=np.array(row["seconds"]))
-        found.visits.setdefault(visit.network, []).append(visit)
-
-
-def _call(text: str, nodes: Sequence[str], output: str, known: dict[str, Kernel]) -> KernelCall:
-    kernel = known.get(text) or known.setdefault(text, Kernel.from_json(text))
-    return KernelCall(kernel=kernel, nodes=tuple(nodes), output=output)
-
-
 def _tables(profile: Profile) -> dict[str, pa.Table]:
     networks = [
         {
@@ -451,7 +327,7 @@ def _networks(networks: pa.Table, kernels: pa.Table, canaries: Rounds) -> tuple[
     known: dict[str, Kernel] = {}
     times: dict[int, list[tuple[KernelCall, float]]] = {}
     for row in kernels.to_pylist():
-        call = _call(row["kernel"], json.loads(row["nodes"]), row["output"], known)
+        call = call_of(row["kernel"], json.loads(row["nodes"]), row["output"], known)
         times.setdefault(row["network"], []).append((call, row["profiled_s"]))
     rows = [(row, np.array(row["seconds"]), np.array(row["rounds"])) for row in networks.to_pylist()]
     slow = Slowdowns.of(canaries, [by_round(seconds, rounds) for _, seconds, rounds in rows])

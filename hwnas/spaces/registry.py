@@ -17,8 +17,9 @@ from hwnas.spaces.base import SearchSpace
 
 T = TypeVar("T")
 GROUP = "hwnas.spaces"
+GENERIC = "generic"  # carrier networks, which stand for those that nobody here wrote: what is profiled unless another space is asked for
 _SHIPPED = {
-    "generic": "hwnas.spaces.generic:GenericSpace",
+    GENERIC: "hwnas.spaces.generic:GenericSpace",
     "mobilenet": "hwnas.spaces.mobilenet:MobileNetSpace",
     "mobilenet-small": "hwnas.spaces.mobilenet:small",
     "resnet": "hwnas.spaces.resnet:ResNetSpace",

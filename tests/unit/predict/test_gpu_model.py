@@ -19,9 +19,9 @@ from hwnas.predict.gpu_model import GpuModel, Measured, fit
 from hwnas.predict.model import HeldOut
 from hwnas.predict.predictor import Origin
 from hwnas.profiling import Setting
-from hwnas.profiling.store import GENERIC
 from hwnas.runtimes.fusions import UNFUSED
 from hwnas.runtimes.registry import EAGER
+from hwnas.spaces import GENERIC
 
 A100, V100, T4 = (catalogue.entry(name).part().spec for name in ("a100", "v100", "t4"))
 LAUNCH_S, SLOWER = 40e-6, 1.25

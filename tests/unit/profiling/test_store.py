@@ -10,44 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
-from paper_device import BLOCK, SETTING, kernel_s, latency_s
+from journals import HEADER, assert_same_networks, measuring
+from paper_device import BLOCK, SETTING
 
-from hwnas import spaces
 from hwnas.errors import DiskError, FormatError, NotFoundError
-from hwnas.profiling import CurvePoint, NetworkRecord, Profile, ProfileStore
-from hwnas.profiling.store import FORMAT, TABLES, Journal, Measuring, key_of
-from hwnas.profiling.waves import Visit
-from hwnas.runtimes.base import KernelTime
+from hwnas.profiling import CurvePoint, Profile, ProfileStore
+from hwnas.profiling.store import FORMAT, TABLES, key_of
 from hwnas.runtimes.fusions import PATTERNS, Fusions
-from hwnas.runtimes.ort_fusion import fuse
 from hwnas.testing import FakeDevice
 
-ROUNDS = 4
 KEY = key_of(SETTING, "mobilenet-small")
-HEADER = {"space": "mobilenet-small", "seed": 0, "fingerprint": "f" * 12, "setting": SETTING.key}
-
-
-def measuring(networks: int = 3, journal: Journal | None = None) -> Measuring:
-    """Networks visited round by round beside two canaries, written to a journal on the way."""
-    space, rng = spaces.load("mobilenet-small"), np.random.default_rng(1)
-    found = Measuring()
-    for i in range(networks):
-        genotype = space.canonical(space.sample(np.random.default_rng([0, i])))
-        times = [KernelTime(call=call, seconds=kernel_s(call.kernel)) for call in fuse(space.graph(genotype), BLOCK)]
-        found.genotypes[i], found.times[i], found.call_ns[i] = genotype, tuple((time.call, time.seconds) for time in times), 5000
-        if journal:
-            journal.network(i, genotype, times, 5000, found.spent_s)
-    for number in range(ROUNDS):
-        found.canaries[number] = [seconds * rng.uniform(1, 1.1, 5) for seconds in (1e-4, 1e-3)]
-        if journal:
-            journal.canaries(number, found.canaries[number], found.spent_s)
-        for i in range(networks):
-            found.spent_s += 0.125
-            seconds = latency_s([call.kernel for call, _ in found.times[i]]) * rng.uniform(1, 1.1, 4)
-            found.visits.setdefault(i, []).append(Visit(network=i, round=number, seconds=seconds))
-            if journal:
-                journal.visit(found.visits[i][-1], found.spent_s)
-    return found
 
 
 def finished(networks: int = 3) -> Profile:
@@ -69,15 +41,6 @@ def finished(networks: int = 3) -> Profile:
         ended_by="target",
         spent_s=found.spent_s,
     )
-
-
-def assert_same_networks(found: list[NetworkRecord], expected: list[NetworkRecord]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert (one.id, one.genotype, one.call_ns, one.kernels) == (other.id, other.genotype, other.call_ns, other.kernels)
-        assert one.latency_s == other.latency_s
-        np.testing.assert_array_equal(one.samples.seconds, other.samples.seconds)
-        np.testing.assert_array_equal(one.pooled.rounds, other.pooled.rounds)
-        np.testing.assert_array_equal(one.pooled.slowdown, other.pooled.slowdown)
 
 
 @pytest.fixture
@@ -255,97 +218,4 @@ def test_a_full_disk_keeps_the_journal(store: ProfileStore, monkeypatch: pytest.
             journal.visit(found.visits[0][0], 1.0)
     assert journal.exists()
     store.save(finished())
-    assert not journal.exists()
-
-
-# ---- journals
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    """A journal with three networks and four rounds."""
-    journal = Journal(tmp_path / "profiles" / "cpu" / "journal.jsonl")
-    journal.start(HEADER)
-    measuring(3, journal)
-    return journal
-
-
-def assert_same_measuring(found: Measuring, expected: Measuring) -> None:
-    assert (found.genotypes, found.times, found.call_ns, found.spent_s) == (
-        expected.genotypes,
-        expected.times,
-        expected.call_ns,
-        expected.spent_s,
-    )
-    assert_same_networks(found.records(), expected.records())
-
-
-def test_a_journal_holds_everything(journal: Journal) -> None:
-    """What was measured comes back from the journal exactly, with its header and the time spent."""
-    header, found = journal.read()
-    assert header == {"format": FORMAT, **HEADER}
-    assert_same_measuring(found, measuring(3))
-    assert found.spent_s == 3 * ROUNDS * 0.125
-
-
-def test_networks_with_enough_visits(journal: Journal) -> None:
-    """Records are those of networks that were visited often enough."""
-    _, found = journal.read()
-    found.visits[2].pop()
-    assert [record.id for record in found.records(ROUNDS)] == [0, 1]
-    assert [record.id for record in found.records()] == [0, 1, 2]
-
-
-def test_a_line_that_a_kill_cut_short(journal: Journal) -> None:
-    """Wherever a kill cuts the last line, the complete ones are kept, the fragment goes, and measuring goes on behind them."""
-    whole = journal.path.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    last = len(lines[-1])
-    _, expected = journal.read()
-    expected.visits[2].pop()
-    for left in (0, 1, last // 2, last - 2, last - 1):
-        journal.path.write_bytes(whole[: len(whole) - last + left])
-        _, found = journal.read()
-        assert journal.path.read_bytes() == b"".join(lines[:-1])
-        assert_same_networks(found.records(), expected.records())
-    journal.visit(Visit(network=2, round=9, seconds=np.array([1e-3])), 9.0)
-    _, found = journal.read()
-    assert (found.visits[2][-1].round, found.spent_s) == (9, 9.0)
-
-
-def test_what_follows_a_damaged_line_goes(journal: Journal) -> None:
-    """Behind a line that is no JSON nothing can be trusted."""
-    lines = journal.path.read_bytes().splitlines(keepends=True)
-    journal.path.write_bytes(b"".join([*lines[:4], b"\x00\x00\n", *lines[4:]]))
-    _, found = journal.read()
-    assert list(found.genotypes) == [0, 1, 2]
-    assert not found.visits
-    assert journal.path.read_bytes() == b"".join(lines[:4])
-
-
-@pytest.mark.parametrize("header", [b"", b"{", b"3", b"[1, 2]", b"\xff"])
-def test_a_damaged_header(journal: Journal, header: bytes) -> None:
-    """A journal whose header cannot be read is refused with the remedy."""
-    lines = journal.path.read_bytes().splitlines(keepends=True)
-    journal.path.write_bytes(b"".join([header + b"\n", *lines[1:]]))
-    with pytest.raises(FormatError, match=r"is damaged .*; remove it and profile again") as caught:
-        journal.read()
-    assert "\n" not in str(caught.value)
-
-
-def test_a_journal_of_another_version(journal: Journal) -> None:
-    """A journal of another format is refused with both versions."""
-    journal.path.write_text(journal.path.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}', 1))
-    with pytest.raises(FormatError, match=f"has format {FORMAT + 1}, this hwnas reads {FORMAT}; remove it and profile again"):
-        journal.read()
-
-
-def test_beginning_anew(journal: Journal) -> None:
-    """Starting a journal drops what it held; removing it twice is no error."""
-    journal.start({**HEADER, "seed": 1})
-    header, found = journal.read()
-    assert header["seed"] == 1
-    assert not found.genotypes
-    journal.remove()
-    journal.remove()
     assert not journal.exists()
