@@ -82,8 +82,13 @@ class PlayedSession(ReplaySession):
         return sample(run, rule, lambda: round(clock.now() * 1e9))
 
     def repeat(self, feed: Mapping[str, Array]) -> Callable[[int], None]:
-        """Many runs, one after the other."""
-        return lambda runs: self._card.busy(self, runs * self.seconds)
+        """Many runs, one after the other; then the card draws no more than when it waits."""
+
+        def work(runs: int) -> None:
+            self._card.busy(self, runs * self.seconds)
+            self._card.driver.library.fake_nvml_idle(0)
+
+        return work
 
     def kernel_times(self, feed: Mapping[str, Array], runs: int) -> tuple[KernelTime, ...]:
         """With the profiler on, which is twice as slow."""
@@ -112,7 +117,7 @@ class PlayedCard:
         self.clock.sleep(2 * seconds if slow else seconds)
 
     def runtime(self, *_: object) -> ReplayRuntime:
-        """TensorRT, as this card plays it."""
+        """TensorRT, and whatever else is asked for, as this card plays it."""
         card = self
 
         class Played(ReplayRuntime):
@@ -126,7 +131,8 @@ class PlayedCard:
 
     def plug_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Makes this machine one that has the card, in its own time."""
-        monkeypatch.setitem(registry._MAKERS, "tensorrt", self.runtime)
+        for name in ("tensorrt", "onnxruntime-cuda"):
+            monkeypatch.setitem(registry._MAKERS, name, self.runtime)
         monkeypatch.setattr(nvml_energy, "SystemClock", lambda: self.clock)
         monkeypatch.setattr(profile, "SystemClock", lambda: self.clock)
         monkeypatch.setattr(metering, "SystemClock", lambda: self.clock)

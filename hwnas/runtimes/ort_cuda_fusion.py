@@ -6,8 +6,8 @@ Transposes) goes over every graph before a provider is chosen. Of the later stag
 
 - with CUDA: Gelu and its kin, layer normalisations with their residual and bias, scaled and transposed matrix products, Gathers and Slices
   that are a Split;
-- without: activations behind a Gemm; those behind a convolution, which CUDA's list had until about version 1.17, and residuals behind
-  one; the blocked layout and NHWC; Transposes past a Resize.
+- without: activations behind a Gemm, and behind a convolution (older versions had CUDA in that list); residuals behind a convolution; the
+  blocked layout and NHWC; Transposes past a Resize.
 
 So a convolution is a kernel without what follows it. That it adds its bias inside, or in a second launch of the same node, is not told: a
 node is a kernel here. A test holds the result equal to the graph of the processor's runtime with the latter rules switched off. Attention
@@ -24,7 +24,7 @@ from hwnas.runtimes import ort_fusion
 from hwnas.runtimes.fusions import PATTERNS, UNFUSED, Fusions
 
 RULES = replace(UNFUSED, patterns=PATTERNS - {"BlockedResize", "BlockedScale", "BlockedTranspose", "ConvResidual", "LateTransposes"})
-"""What it fuses, in versions from about 1.18 on."""
+"""What it fuses, by the source as of commit 001290d (with MatMulNBits' fusion); a card is asked instead (`OrtGpuRuntime.fusions`)."""
 
 
 def fuse(graph: Graph, fusions: Fusions | int = RULES, *, precision: str = "fp32") -> tuple[KernelCall, ...]:

@@ -1,0 +1,37 @@
+"""`--runtime`: a card that was profiled with another runtime than its usual one, whole, over a played card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pynvml
+import pytest
+from commands import QUICK, TINY, invoke
+from fake_nvml import FakeDriver, build
+from played_card import PlayedCard, latency_s, model_of
+from tiny_space import TinySpace
+
+SPACE = TinySpace()
+OTHER = ("--runtime", "onnxruntime-cuda")
+
+
+def test_another_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profiled with it alone, it is what `predict`, `check` and `search` mean; beside the usual one it has to be named."""
+    home = tmp_path / "home"
+    at = ("--device", "a100", "--precision", "fp16", "--home", home, "--json")
+    graph = SPACE.graph(SPACE.sample(np.random.default_rng(100)))
+    model = model_of(graph, tmp_path)
+    with FakeDriver(build(tmp_path)).under(pynvml) as driver:
+        PlayedCard.of(driver).plug_in(monkeypatch)
+        invoke("profile", *at, *OTHER, "--space", TINY, *QUICK)
+        said = invoke("predict", model, *at).json
+        assert said["runtime"] == "onnxruntime-cuda"
+        assert said["latency_s"]["value"] == pytest.approx(latency_s(graph, "fp16"), rel=0.1)
+        checked = invoke("check", *at, "--networks", "3").json
+        assert (checked["runtime"], checked["verdict"]) == ("onnxruntime-cuda", "holds")
+        learned = home / "predictors" / "a100" / "latency"
+        shutil.copytree(learned / "onnxruntime-cuda-t1-b1-fp16", learned / "tensorrt-t1-b1-fp16")
+        assert [invoke("predict", model, *at, *named).json["runtime"] for named in ((), OTHER)] == ["tensorrt", "onnxruntime-cuda"]
+        assert "--runtime onnxruntime-cuda" in invoke("search", *at, *OTHER, "--space", TINY, "--dry-run").json["replay"]
