@@ -13,10 +13,13 @@ import pynvml
 import pytest
 from commands import QUICK, TINY, invoke
 from fake_nvml import FakeDriver, build
-from played_card import POWER_CAP, SLOWDOWN, SPEED, Episode, PlayedCard, energy_j, latency_s, model_of
+from played_card import IDLE_W, POWER_CAP, SLOWDOWN, SPEED, Episode, PlayedCard, energy_j, latency_s, model_of
 from tiny_space import TinySpace
 
+from hwnas.assets import Workspace
 from hwnas.profiling import Profile, ProfileStore, Setting
+from hwnas.workflows.export import load_finalist
+from hwnas.workflows.runs import find as find_run
 
 SPACE = TinySpace()
 ASKED = ("profile", "--device", "a100", "--runtime", "tensorrt", "--space", TINY, *QUICK)
@@ -134,6 +137,64 @@ def test_search_keeps_a_limit_on_energy(profiled: tuple[Path, list[dict[str, Any
     energy = said["feasible_start"]["energy"]
     assert 0 < energy["low"] < energy["value"] < energy["high"] <= 0.7 * said["reference"]["energy"]["value"]
     assert said["reference"]["energy"]["value"] == pytest.approx(energy_j(SPACE.graph(SPACE.reference()), "fp16"), rel=0.1)
+
+
+SEARCH = (
+    "search",
+    "--device",
+    "a100",
+    "--precision",
+    "fp16",
+    "--space",
+    TINY,
+    "--num-evals",
+    "16",
+    "--population",
+    "8",
+    "--trainings",
+    "0",
+)
+BY_ENERGY = ("--finalists", "2", "--seeds", "1", "--constraint", "energy<=70%", "--minimize", "energy")
+
+
+def test_search_measures_the_energy_of_its_finalists(profiled: tuple[Path, list[dict[str, Any]]], library: Path, tmp_path: Path) -> None:
+    """Energy is predicted, then read from the card, and the reading decides on the limit; report and export tell both."""
+    home = Path(shutil.copytree(profiled[0], tmp_path / "home"))
+    with plugged_in(library):
+        said = invoke(*SEARCH, *BY_ENERGY, "--home", home, "--json").json
+        assert (said["limits_kept"], said["energies_measured"]) == (2, 2)
+        limit_j = 0.7 * invoke(*SEARCH, *BY_ENERGY, "--home", home, "--dry-run", "--json").json["reference"]["energy"]["value"]
+        for one in said["finalists"]:
+            true_j = energy_j(SPACE.graph(tuple(one["genotype"])), "fp16")
+            assert one["measured_energy_j"] == pytest.approx(true_j, abs=one["measured_energy_uncertainty_j"])
+            assert one["measured_energy_j"] <= limit_j
+            above_idle_j = true_j - IDLE_W * latency_s(SPACE.graph(tuple(one["genotype"])), "fp16")
+            assert one["measured_net_energy_j"] == pytest.approx(above_idle_j, abs=one["measured_net_energy_uncertainty_j"])
+            assert one["predicted_energy_j"]["value"] == pytest.approx(true_j, rel=0.1)
+            assert one["limit_kept"] is True
+            assert one["energy_source"] == "nvml-counter"
+        page = Path(invoke("report", "--home", home).out.strip()).read_text()
+        assert "Energy measured by nvml-counter: the board&#39;s energy counter." in page
+        resumed = invoke("search", "--resume", "--home", home)
+        assert "energy measured by nvml-counter: the board's energy counter" in resumed.out
+        assert resumed.out.count("energy") > 1
+    finalist = load_finalist(find_run(Workspace(home)), 1, lambda _: None)
+    (first, *_) = said["finalists"]
+    assert finalist.predicted["energy"].bounds() == first["predicted_energy_j"]
+    assert finalist.energy is not None
+    assert (finalist.energy.joules, finalist.energy.source) == (first["measured_energy_j"], "nvml-counter")
+
+
+def test_search_where_the_meter_is_gone(profiled: tuple[Path, list[dict[str, Any]]], library: Path, tmp_path: Path) -> None:
+    """A limit on energy that cannot be checked is not kept: nothing is promised of it, and why is said."""
+    home = Path(shutil.copytree(profiled[0], tmp_path / "home"))
+    with plugged_in(library, script=f"fail energy {NOT_SUPPORTED} 0 ever\n"):
+        said = invoke(*SEARCH, *BY_ENERGY[2:], "--finalists", "1", "--home", home, "--json").json
+    (one,) = said["finalists"]
+    assert (said["limits_kept"], said["energies_measured"]) == (0, 0)
+    assert (one["measured_energy_j"], one["limit_kept"]) == (None, None)
+    assert one["predicted_energy_j"]["value"] > 0
+    assert one["energy"].startswith("unavailable: the card has no energy counter")
 
 
 def test_a_card_that_is_lost(profiled: tuple[Path, list[dict[str, Any]]], library: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hwnas.errors import FormatError, GraphError, UsageError
 from hwnas.export import engine as exporting
 from hwnas.export.engine import export_engine, verify_engine
 from hwnas.export.engine_manifest import NOT_MEASURED, EngineManifest
-from hwnas.export.manifest import File, Lineage, Manifest
+from hwnas.export.manifest import File, Lineage, Manifest, MeteredEnergy
 from hwnas.export.measure import Predict
 from hwnas.export.quantize import Feed
 from hwnas.ir import Graph, GraphBuilder
@@ -26,6 +26,9 @@ from hwnas.runtimes.trt_layers import LayerRecord
 rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed: pip install 'hwnas[rtx]'")
 LINEAGE = Lineage(run="run-7", rank=2, space="resnet-small", genotype=(1, 0, 2), seeds=(1,), data="d1", device="abc")
 PREDICTED = {"latency": Estimate(value=1e-3, low=9e-4, high=1.2e-3, unit="s", coverage=0.98, source="predicted")}
+ENERGY = MeteredEnergy(
+    joules=0.042, uncertainty_j=0.002, net_joules=0.03, net_uncertainty_j=0.0022, source="nvml-counter", setting="tensorrt-t1-b1-fp16"
+)
 TARGET = Options(flavor="rtx", capabilities=("sm86",))
 
 
@@ -51,12 +54,13 @@ def ship(graph: Graph, feeds: list[Feed], accuracy: Callable[[Predict], float]) 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "mixed"])
 def test_an_export_for_rtx_is_whole(ship: Callable[..., EngineManifest], tmp_path: Path, precision: str) -> None:
     """The engine is really built from the model beside it, its answers are on record, and what was not tried is said."""
-    manifest = ship(tmp_path / "out", precision=precision, predicted=PREDICTED, limit_s=1e-3)
+    manifest = ship(tmp_path / "out", precision=precision, predicted=PREDICTED, energy=ENERGY, limit_s=1e-3)
     assert EngineManifest.read(tmp_path / "out") == manifest
     assert set(manifest.files) == {"1/model.plan", "layers.json", "model.onnx", "sample_input.npy", "sample_output.npy"}
     assert manifest.files["1/model.plan"].size_bytes == manifest.engine_bytes > 10_000
     assert manifest.lineage == LINEAGE
     assert manifest.predicted == PREDICTED
+    assert manifest.energy == ENERGY
     assert set(manifest.versions) >= {"rtx", "hwnas", "onnxruntime"}
     if not manifest.loads:
         assert manifest.latency == NOT_MEASURED

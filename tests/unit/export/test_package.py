@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hwnas.errors import HwnasError, UsageError
-from hwnas.export.manifest import Lineage, Manifest
+from hwnas.export.manifest import Lineage, Manifest, MeteredEnergy
 from hwnas.export.measure import Predict
 from hwnas.export.package import INT8_FORMS, choose, export
 from hwnas.export.verify import verify
@@ -25,6 +26,11 @@ from hwnas.runtimes.samples import Ratio, Samples, ratio
 Feeds = list[dict[str, np.ndarray]]
 LINEAGE = Lineage(run="run-7", rank=2, space="resnet-small", genotype=(1, 0, 2), seeds=(1, 2, 3), data="d1" * 32, device="abc")
 PREDICTED = {"latency": Estimate(value=1e-3, low=9e-4, high=1.2e-3, unit="s", coverage=0.98, source="predicted")}
+
+
+ENERGY = MeteredEnergy(
+    joules=0.042, uncertainty_j=0.002, net_joules=0.03, net_uncertainty_j=0.0022, source="rapl", setting="onnxruntime-cpu-t1-b1-fp32"
+)
 
 
 @pytest.fixture
@@ -103,16 +109,21 @@ def test_auto_wants_speed_beyond_doubt_and_accuracy(taken: Ratio, lost: float, e
 
 def test_the_manifest_tells_everything(ship: Callable[..., Manifest], tmp_path: Path) -> None:
     """Lineage, prediction, limit, settings, versions and hashes are read back from the folder as they were written."""
-    manifest = ship(tmp_path / "out", precision="fp32", predicted=PREDICTED, limit_s=3600.0)
+    manifest = ship(tmp_path / "out", precision="fp32", predicted=PREDICTED, energy=ENERGY, limit_s=3600.0)
     assert Manifest.read(tmp_path / "out") == manifest
     assert manifest.lineage == LINEAGE
     assert manifest.predicted == PREDICTED
+    assert manifest.energy == ENERGY
     assert manifest.limit_kept is True
     assert manifest.settings["threads"] == manifest.settings["batch"] == 1
     assert {"hwnas", "onnxruntime", "torch", "python"} <= set(manifest.versions)
     assert set(manifest.files) == {path.name for path in (tmp_path / "out").iterdir()} - {"manifest.json"}
     assert ship(tmp_path / "strict", precision="fp32", limit_s=1e-9).limit_kept is False
-    assert ship(tmp_path / "free", precision="fp32").limit_kept is None
+    free = ship(tmp_path / "free", precision="fp32")
+    assert (free.limit_kept, free.energy) == (None, None)
+    file = tmp_path / "free" / "manifest.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "energy"}))
+    assert Manifest.read(tmp_path / "free") == free  # as those before it were written
 
 
 def test_raw_samples_are_kept(ship: Callable[..., Manifest], tmp_path: Path) -> None:
