@@ -150,7 +150,7 @@ def profile(
 
 @click.command()
 @options.device
-@options.runtime
+@options.profiled_runtime
 @options.load
 @options.precision
 @click.option("--space", default=None, help="Networks whose profile to learn from; all that were profiled with this setting by default.")
@@ -167,10 +167,9 @@ def fit(
     as_json: bool,
 ) -> None:
     """Learn again from profiles that were measured before."""
-    from hwnas.workflows.context import setting_of
-    from hwnas.workflows.profile import fit_profile
+    from hwnas.workflows.profile import fit_profile, profiled_setting
 
-    setting = setting_of(device, runtime=runtime, threads=threads, batch=batch, precision=precision)
+    setting = profiled_setting(workspace, device, space, runtime=runtime, threads=threads, batch=batch, precision=precision)
     _print_fits(fit_profile(workspace, setting, space), as_json)
 
 

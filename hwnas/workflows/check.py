@@ -24,8 +24,8 @@ from hwnas.profiling.store import options_of
 from hwnas.profiling.waves import Stage, measure_together
 from hwnas.runtimes.base import KernelTime, Runtime
 from hwnas.spaces import SearchSpace
-from hwnas.workflows.context import clocks, device_and_runtime, runtime_there, setting_of, versions
-from hwnas.workflows.profile import alone, store_with
+from hwnas.workflows.context import clocks, device_and_runtime, versions
+from hwnas.workflows.profile import alone, profiled_setting, store_with
 
 Verdict = Literal["holds", "scaled", "drifted"]
 
@@ -235,19 +235,11 @@ def check(
     if networks < FEWEST:
         raise UsageError(f"a check needs at least {FEWEST} networks, got {networks}; try --networks 10")
     name = find(device).spec.name
-    if runtime is None:
-        usual = setting_of(name, threads=threads, batch=batch, precision=precision)
-        runtime = runtime_there(usual, lambda one: profiled(workspace, one, space))
-    found, driver, setting = device_and_runtime(workspace, name, runtime=runtime, threads=threads, batch=batch, precision=precision)
+    setting = profiled_setting(workspace, name, space, runtime=runtime, threads=threads, batch=batch, precision=precision)
+    found, driver, _ = device_and_runtime(workspace, name, runtime=setting.runtime, threads=threads, batch=batch, precision=precision)
     profile = store_with(workspace, setting, space).load(setting, space)
     with alone(ProfileStore(workspace.profiles / setting.device)):
         return compare(profile, spaces.load(profile.space), found, driver, environment=versions(), networks=networks)
-
-
-def profiled(workspace: Workspace, setting: Setting, space: str | None = None) -> bool:
-    """Whether there is a finished profile of a setting: of a space, or of any."""
-    there = store_with(workspace, setting, space).spaces(setting)
-    return space in there if space else bool(there)
 
 
 def compare(

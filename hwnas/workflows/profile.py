@@ -36,7 +36,7 @@ from hwnas.profiling import (
 )
 from hwnas.runtimes.base import Runtime
 from hwnas.search.lock import Lock
-from hwnas.workflows.context import clocks, device_and_runtime, roofline_of, versions
+from hwnas.workflows.context import clocks, device_and_runtime, roofline_of, runtime_there, setting_of, versions
 from hwnas.workflows.foretold import as_foretold
 
 Start = Literal["new", "resume", "restart"]
@@ -296,6 +296,23 @@ def fit_profile(workspace: Workspace, setting: Setting, space: str | None = None
     names = [space] if space else found.spaces(setting)
     stored = [found.load(setting, name) for name in names] or [found.load(setting)]  # which says that there is none
     return [Profiled(profile=one, predictor=learn(workspace, one), energy=learn_energy(workspace, one)) for one in stored]
+
+
+def profiled_setting(
+    workspace: Workspace, device: str, space: str | None = None, *, runtime: str | None, threads: int, batch: int, precision: str
+) -> Setting:
+    """The setting whose profile, of a space or of any, is meant: with the runtime that is named, else as `runtime_there` finds it.
+
+    Raises:
+        UsageError: as `setting_of`; or no runtime is named, and several were profiled, none of them the usual one.
+    """
+    setting = setting_of(device, runtime=runtime, threads=threads, batch=batch, precision=precision)
+
+    def there(one: Setting) -> bool:
+        names = store_with(workspace, one, space).spaces(one)
+        return space in names if space else bool(names)
+
+    return setting if runtime else replace(setting, runtime=runtime_there(setting, there))
 
 
 def store_with(workspace: Workspace, setting: Setting, space: str | None = None) -> ProfileStore:

@@ -27,7 +27,7 @@ from hwnas.runtimes.ort_fusion import fuse
 from hwnas.spaces import Gene, Genotype, SearchSpace
 from hwnas.testing import FakeDevice, Recording, ReplayRuntime
 from hwnas.workflows import check
-from hwnas.workflows.check import Again, Checked, compare, profiled
+from hwnas.workflows.check import Again, Checked, compare
 
 SPACE = spaces.load("mobilenet-small")
 FOUND = cache(canaries)
@@ -306,15 +306,3 @@ def test_the_result_for_scripts() -> None:
         "ratio": pytest.approx(1.3),
     }
     assert """--space 'my/space.py:It'"'"'s mine'""" in said["remedy"]
-
-
-def test_what_was_profiled(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile is there for its runtime, and for its space; one that ships counts as well."""
-    monkeypatch.setattr("hwnas.assets.root", lambda tree: tmp_path / "shipped" / tree)
-    home = Workspace.at(tmp_path / "home")
-    assert not profiled(home, SETTING)
-    ProfileStore(tmp_path / "shipped" / "profiles" / SETTING.device).save(profile)
-    assert profiled(home, SETTING)
-    assert profiled(home, SETTING, SPACE.name)
-    assert not profiled(home, SETTING, "another")
-    assert not profiled(home, replace(SETTING, runtime="onnxruntime-cuda"))

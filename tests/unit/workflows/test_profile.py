@@ -13,11 +13,11 @@ from hwnas import spaces
 from hwnas.assets import Workspace
 from hwnas.ir.onnx import load, save
 from hwnas.predict import fitting, store
-from hwnas.profiling import Profile, ProfileStore
+from hwnas.profiling import Profile, ProfileStore, Setting
 from hwnas.runtimes.fusions import PATTERNS, Fusions
 from hwnas.runtimes.ort_fusion import fuse
 from hwnas.testing import FakeDevice
-from hwnas.workflows.profile import fit_profile
+from hwnas.workflows.profile import fit_profile, profiled_setting
 
 ELSEWHERE = Fusions(block=16, conv_activations=frozenset({"Relu"}), patterns=PATTERNS - {"BlockedScale", "ConvNorm", "QuickGelu"})
 SPACE = spaces.load("mobilenet-small")
@@ -30,18 +30,22 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr("hwnas.assets.root", lambda tree: tmp_path / "shipped" / tree)
     monkeypatch.setattr(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=5, eta=0.5),))
     workspace = Workspace.at(tmp_path / "home")
-    profile = Profile(
-        setting=replace(SETTING, device="board"),
+    ProfileStore(workspace.profiles / "board").save(profile_of(replace(SETTING, device="board"), 40))
+    return workspace
+
+
+def profile_of(setting: Setting, networks: int) -> Profile:
+    """So many networks of a device whose runtime fuses less."""
+    return Profile(
+        setting=setting,
         space=SPACE.name,
         seed=0,
         fingerprint=SPEC.fingerprint,
         device=SPEC.as_dict(),
         environment={"onnxruntime": "1.14"},
         fusions=ELSEWHERE,
-        networks=measured(40, fusions=ELSEWHERE),
+        networks=measured(networks, fusions=ELSEWHERE),
     )
-    ProfileStore(workspace.profiles / "board").save(profile)
-    return workspace
 
 
 def test_kernels_are_told_by_what_the_profile_says(workspace: Workspace, tmp_path: Path) -> None:
@@ -56,3 +60,15 @@ def test_kernels_are_told_by_what_the_profile_says(workspace: Workspace, tmp_pat
     assert {"BatchNormalization"} <= {call.kernel.op for call in calls}
     (estimate,) = found.estimate([graph])
     assert estimate.coverage > 0.99
+
+
+def test_the_setting_that_was_profiled(tmp_path: Path) -> None:
+    """Unless a runtime is named, it is the one whose profile is there, of the space that is asked for."""
+    workspace = Workspace.at(tmp_path)
+    card = replace(SETTING, device="a100", runtime="onnxruntime-cuda")
+    asked = {"threads": card.threads, "batch": card.batch, "precision": card.precision}
+    assert profiled_setting(workspace, "a100", runtime=None, **asked).runtime == "tensorrt"
+    ProfileStore(workspace.profiles / "a100").save(profile_of(card, 2))
+    assert profiled_setting(workspace, "a100", runtime=None, **asked) == card
+    assert profiled_setting(workspace, "a100", "another", runtime=None, **asked).runtime == "tensorrt"
+    assert profiled_setting(workspace, "a100", runtime="tensorrt", **asked).runtime == "tensorrt"
