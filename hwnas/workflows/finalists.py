@@ -257,7 +257,7 @@ class Final:
         return [limit for limit in self.problem.constraints if limit.metric in MEASURABLE]
 
     def choose(self, front: Sequence[Evaluation], others: Iterable[Evaluation], k: int) -> tuple[list[Measured], Predictor]:
-        """Measures candidates until k of them keep the limits, recalibrating the predictor on all that were measured.
+        """Measures candidates until k of them keep the limits, recalibrating the predictors on all that were measured.
 
         Args:
             front: of the search.
@@ -265,23 +265,22 @@ class Final:
             k: how many are wanted.
 
         Returns:
-            Those that keep the limits, and the predictor as recalibrated on all measured.
+            Those that keep the limits, and the predictor of latency as recalibrated on all measured.
 
         Raises:
-            InfeasibleError: none of the measured networks keeps the limits; gives the fastest.
+            InfeasibleError: none of the measured networks keeps the limits; gives the fastest, and the most frugal.
         """
         pool = list(front)
         spare = [evaluation for evaluation in others if evaluation.genotype not in {e.genotype for e in pool}]
         original = predictors = Predictors(latency=self.scorer.predictor, energy=self.scorer.energy)
         kept: list[Measured] = []
         every: list[Measured] = []
-        promised = {e.genotype: e.metrics for e in [*pool, *spare]}
         while len(kept) < k and pool:
             for evaluation in select(pool, k - len(kept), self.problem.objectives):
                 if self.runtime:
                     self.tell(f"measuring candidate {len(every) + 1}")
-                graph = self.scorer.space.graph(evaluation.genotype, batch=self.scorer.batch)
-                predicted = {**self._missing(predictors, evaluation.genotype, promised), **promised[evaluation.genotype]}
+                graph = self._graph(evaluation.genotype)
+                predicted = self._promised(predictors, evaluation)
                 samples = self.measure(evaluation.genotype, graph, "candidate")
                 energy = self._candidate_energy(evaluation.genotype, graph, samples)
                 row = Measured(
@@ -322,29 +321,28 @@ class Final:
             return Unavailable("the network broke the limit on latency")
         return self.read_energy(genotype, graph, "candidate")
 
-    def _missing(
-        self, predictors: Predictors, genotype: Genotype, promised: Mapping[Genotype, Mapping[str, Bounded]]
-    ) -> dict[str, Bounded]:
-        """What the search did not have to predict of a network."""
-        there = {"latency", "energy"} if predictors.energy else {"latency"}
-        return {} if there <= promised[genotype].keys() else predictors.promise(self._graph(genotype))
+    def _promised(self, predictors: Predictors, evaluation: Evaluation) -> Mapping[str, Bounded]:
+        """Latency and energy as the search foretold them; what it did not have to foretell, as the predictors do now."""
+        if "latency" in evaluation.metrics and ("energy" in evaluation.metrics or not predictors.energy):
+            return evaluation.metrics
+        return {**predictors.promise(self._graph(evaluation.genotype)), **evaluation.metrics}
 
     def _graph(self, genotype: Genotype) -> Graph:
         return self.scorer.space.graph(genotype, batch=self.scorer.batch)
 
     def _recalibrated(self, original: Predictors, every: Sequence[Measured]) -> Predictors:
-        """The predictors of the search, taught by all candidates that were measured."""
-        timed = [(self._graph(row.genotype), row) for row in every if row.samples]
+        """The predictors of the search, taught by all candidates that were measured: latency first, since energy starts from it."""
+        timed = [(self._graph(row.genotype), row.samples.p10_s) for row in every if row.samples]
         if not timed:
             return original
-        seconds = [original.promise(graph)["latency"].value for graph, _ in timed]
-        p10 = np.array([row.samples.p10_s for _, row in timed if row.samples])
-        found = replace(original, latency=original.latency.recalibrated(np.array(seconds), p10))
-        read = [(graph, s, row.energy.joules) for (graph, row), s in zip(timed, seconds, strict=True) if isinstance(row.energy, Reading)]
-        if original.energy and read:
-            graphs, times, joules = zip(*read, strict=True)
-            return replace(found, energy=original.energy.recalibrated([original.kernels(graph) for graph in graphs], times, joules))
-        return found
+        seconds = np.array([estimate.value for estimate in original.latency.estimate([graph for graph, _ in timed])])
+        latency = original.latency.recalibrated(seconds, np.array([p10_s for _, p10_s in timed]))
+        read = [(self._graph(row.genotype), row.energy.joules) for row in every if isinstance(row.energy, Reading)]
+        if original.energy is None or not read:
+            return replace(original, latency=latency)
+        graphs = [graph for graph, _ in read]
+        kernels, times = [original.kernels(graph) for graph in graphs], [estimate.value for estimate in latency.estimate(graphs)]
+        return Predictors(latency=latency, energy=original.energy.recalibrated(kernels, times, [joules for _, joules in read]))
 
     def _still_feasible(self, evaluations: Sequence[Evaluation], predictors: Predictors) -> list[Evaluation]:
         limits = self._measurable

@@ -153,11 +153,13 @@ class Joules:
         by_kernels: J, by number of kernels.
         scale: what it has learned to multiply that with.
         told: (predicted, measured) of every recalibration.
+        times: of the same networks, in s, as they were given.
     """
 
     by_kernels: dict[int, float]
     scale: float = 1.0
     told: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    times: list[list[float]] = field(default_factory=list)
 
     def _value(self, kernels: list[Kernel]) -> float:
         return self.scale * self.by_kernels[len(kernels)]
@@ -172,6 +174,7 @@ class Joules:
         """Shifted by the median error."""
         predicted = [self._value(kernels) for kernels in networks]
         self.told.append((predicted, list(joules)))
+        self.times.append(list(seconds))
         return replace(self, scale=self.scale * float(np.median(np.array(joules) / predicted)))
 
 
@@ -227,14 +230,15 @@ def frugal(genotype: tuple[int, ...], accuracy: float) -> Evaluation:
 
 
 def test_a_limit_on_energy_is_held_against_what_is_read(archive: Archive) -> None:
-    """Who breaks it is replaced, as with latency; the energy predictor is told of all readings; both metrics stand beside their promise."""
-    made, energy = metered(archive, Meter({C: 1.5}), problem("energy<=3.1J"))
+    """Who breaks it is replaced, as with latency; the energy predictor is told of all readings, and of times as foretold by now."""
+    made, energy = metered(archive, Meter({C: 1.5}), problem("energy<=3.1J"), FormulaRuntime(lambda _: 2.0))
     chosen, _ = made.choose([frugal(A, 0.5), frugal(B, 0.7), frugal(C, 0.9)], [], 2)
     assert [(row.genotype, row.kept) for row in chosen] == [(A, True), (B, True)]
     assert chosen[1].predicted_energy == Bounded(2.0, 1.96, 2.04)
     assert chosen[1].energy.joules == 2.0
     predicted, measured = energy.told[-1]
     assert (predicted, measured) == ([1.0, 3.0, 2.0], [1.0, 4.5, 2.0])
+    assert energy.times[-1] == pytest.approx([2 * seconds(genotype) for genotype in (A, C, B)], rel=1e-3)
 
 
 def test_what_the_recalibrated_energy_predictor_refuses_is_not_measured(archive: Archive) -> None:
