@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from hwnas.ir.onnx import to_bytes
 from hwnas.runtimes.base import Model
 from hwnas.runtimes.fusions import UNFUSED, Fusions
 from hwnas.runtimes.ort import OrtRuntime
-from hwnas.runtimes.ort_cuda_fusion import RULES
+from hwnas.runtimes.ort_cuda_fusion import RULES, fuse
 from hwnas.runtimes.ort_gpu import (
     CPU,
     CUDA,
@@ -240,6 +241,15 @@ def test_work_for_a_meter() -> None:
     session.repeat(small.random_inputs(np.random.default_rng(4)))(3)
     np.testing.assert_array_equal(session.run(feed)[0], expected[0])
     assert session.launch == "stream"
+
+
+@pytest.mark.parametrize("name", ["branches", "residual"])
+def test_kernels_in_half_precision_are_those_foretold(name: str, ort_runtime: OrtRuntime) -> None:
+    """The same as in fp32 but for their precision: conversions, the processor's own among them, leave no trace."""
+    recipe = GRAPHS[name]()
+    runtime = OrtGpuRuntime("onnxruntime-cuda", target=HALF, fusions=ort_runtime.fusions)
+    found = Counter(call.kernel for call in runtime.build(recipe, precision="fp16").kernels())
+    assert found == Counter(call.kernel for call in fuse(recipe, runtime.fusions, precision="fp16"))
 
 
 def test_what_it_fuses_is_asked_of_it(ort_runtime: OrtRuntime) -> None:
