@@ -25,6 +25,7 @@ OLDEST_OPSET = 7  # the oldest that onnx converts upwards
 # Whose inputs' values decide the shape of what they write: readable where these are constants.
 _DATA_SHAPED = frozenset({"Compress", "ConstantOfShape", "NonMaxSuppression", "NonZero", "Range", "Unique"})
 _READABLE = frozenset(OPS) | FOLDABLE | _DATA_SHAPED | {"Constant", "Dropout"}
+_NEWER = frozenset({"Attention", "RMSNormalization", "RotaryEmbedding", "Swish", "TensorScatter"})  # of opsets that do not convert back
 # Operators that changed their form: read in the last one.
 _CHANGED = {
     "DFT": 20,  # before, its axis was an attribute
@@ -129,6 +130,11 @@ def _refuse_unsupported(graph: onnx.GraphProto) -> None:
         if node.domain not in ("", "ai.onnx"):
             raise GraphError(f"node '{name}': operator '{node.domain}.{node.op_type}' is not supported; only ONNX's own operators are")
         if node.op_type not in _READABLE:
+            if node.op_type in _NEWER:
+                raise GraphError(
+                    f"node '{name}': operator '{node.op_type}' came with opset 23 and is not supported; export the model at opset "
+                    f"{OPSETS[0]} to {OPSETS[-1]}, where it is written in others"
+                )
             hint = did_you_mean(node.op_type, OPS)
             raise GraphError(f"node '{name}': operator '{node.op_type}' is not supported{hint}; supported: {', '.join(sorted(OPS))}")
 

@@ -92,6 +92,14 @@ def test_networks_of_transformers(recipe: Any, folder: Path) -> None:
     assert_measurable(ZOO.exported(recipe, folder))
 
 
+@pytest.mark.parametrize("recipe", ZOO.UNCOVERED, ids=lambda recipe: recipe.name)
+def test_networks_with_operators_that_no_carrier_has(recipe: Any, folder: Path) -> None:
+    """They are read and measurable all the same, and each kernel is foretold."""
+    pytest.importorskip("transformers", reason=NEEDS)
+    pytest.importorskip("onnxscript", reason=NEEDS)
+    assert_measurable(ZOO.exported(recipe, folder))
+
+
 @pytest.mark.parametrize("name", ["convnextv2", "levit", "pvtv2", "swin"])
 def test_a_runtime_whose_rules_are_unknown(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a newer ONNX Runtime makes of a network, which cannot be foretold, is read from the names that it leaves."""

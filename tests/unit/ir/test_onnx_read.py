@@ -315,6 +315,12 @@ def test_unsupported_operators_are_named() -> None:
     fails(model, "node 'odd'", "'StringNormalizer'", "supported: ")
 
 
+def test_operators_of_newer_opsets_have_a_remedy() -> None:
+    """Exporters write them in older operators at older opsets."""
+    model = text("y = RMSNormalization (x, w)", opset=23, inputs="float[1,4] x, float[4] w", outputs="float[1,4] y")
+    fails(model, "operator 'RMSNormalization'", "export the model at opset 17 to 21")
+
+
 def test_foreign_operators_are_named() -> None:
     """Operators of other domains are nobody's business here."""
     node = helper.make_node("FusedConv", ["x"], ["y"], "fused", domain="com.microsoft")
