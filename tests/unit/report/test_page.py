@@ -101,6 +101,14 @@ def test_engines_are_shown(full: RunView) -> None:
     assert "tensorrt_rtx --onnx=model.onnx tensorrt_rtx --loadEngine=1/model.plan" in page.text
 
 
+def test_a_limit_that_could_not_be_checked(full: RunView) -> None:
+    """Measured, and still nobody knows, as where energy has a limit and no reading: it is not said to be kept, broken, or missing."""
+    open_ = replace(full, finalists=tuple(replace(finalist, limit_kept=None) for finalist in full.finalists))
+    assert {row[4] for row in cells(Page(html(open_)), "finalists")} == {"not known"}
+    waiting = replace(open_, finalists=tuple(replace(finalist, measured_latency_s=None) for finalist in open_.finalists))
+    assert {row[4] for row in cells(Page(html(waiting)), "finalists")} == {"not measured yet"}
+
+
 def test_a_run_with_engines_alone(full: RunView) -> None:
     """An engine is an export: nobody is told that there is none."""
     only = replace(full, finalists=tuple(replace(finalist, export=None) for finalist in full.finalists))
