@@ -194,7 +194,9 @@ class ProfileStore:
             FormatError: the files are damaged or of another version.
         """
         if not (self.folder / "profile.toml").exists():
-            raise NotFoundError(f"no profile of '{setting.device}' in '{self.folder}'; run 'hwnas profile --device {setting.device}'")
+            raise NotFoundError(
+                f"no profile of '{setting.device}' in '{self.folder}'; run 'hwnas profile --device {setting.device} {options_of(setting)}'"
+            )
         text = self._read_toml()
         there = self.spaces(setting)
         if not there or space not in (None, *there):

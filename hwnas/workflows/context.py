@@ -31,7 +31,8 @@ def setting_of(device: str, *, runtime: str | None = None, threads: int = 1, bat
         raise UsageError(f"--threads must be at least 1, got {threads}")
     if batch < 1:
         raise UsageError(f"--batch must be at least 1, got {batch}")
-    known = (*registry.choices(device), registry.EAGER)
+    choices = registry.choices(device)
+    known = choices if registry.CPU in choices else (*choices, registry.EAGER)
     if runtime is not None and runtime not in known:
         raise UsageError(f"unknown runtime '{runtime}'{did_you_mean(runtime, known)}; '{device}' has: {', '.join(known)}")
     return Setting(device=device, runtime=runtime or known[0], threads=threads, batch=batch, precision=precision)

@@ -19,6 +19,7 @@ from hwnas.predict.explanation import Explanation
 from hwnas.profiling import Setting
 from hwnas.runtimes.registry import EAGER
 from hwnas.workflows.context import runtime_there, setting_of
+from hwnas.workflows.runs import SearchOptions
 
 TOP = 5  # kernels that are listed unless all are asked for
 
@@ -170,6 +171,19 @@ def load_predictor(
         with suppress(NotFoundError):
             return store.load(workspace, replace(setting, runtime=EAGER), space)
         raise
+
+
+def predictor_for(workspace: Workspace, options: SearchOptions) -> Predictor:
+    """The predictor that a search works with; raises as `load_predictor`."""
+    return load_predictor(
+        workspace,
+        options.device,
+        runtime=options.runtime,
+        threads=options.threads,
+        batch=options.batch,
+        precision=options.precision,
+        space=options.space,
+    )
 
 
 def warnings(predictor: Predictor) -> list[str]:

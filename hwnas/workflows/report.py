@@ -26,7 +26,7 @@ from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.workflows.context import space_for
 from hwnas.workflows.evaluator import NOT_SCORED
-from hwnas.workflows.predict import load_predictor
+from hwnas.workflows.predict import predictor_for
 from hwnas.workflows.runs import Run, find
 from hwnas.workflows.search import energy_reason
 
@@ -100,15 +100,7 @@ def _predictor(workspace: Workspace, run: Run) -> Predictor | None:
     """The predictor of the run, unless another one has taken its place since."""
     options = run.options
     try:
-        found = load_predictor(
-            workspace,
-            options.device,
-            runtime=options.runtime,
-            threads=options.threads,
-            batch=options.batch,
-            precision=options.precision,
-            space=options.space,
-        )
+        found = predictor_for(workspace, options)
     except HwnasError:
         return None
     return found if found.digest == run.record["predictor"] else None

@@ -28,7 +28,7 @@ from hwnas.workflows.context import space_for, versions
 from hwnas.workflows.evaluator import Scorer, SearchEvaluator, check_metrics
 from hwnas.workflows.finalists import MEASURABLE, Final, Finalist
 from hwnas.workflows.metering import Reading, metering
-from hwnas.workflows.predict import load_predictor, warnings
+from hwnas.workflows.predict import predictor_for, warnings
 from hwnas.workflows.runs import Run, SearchOptions, create
 from hwnas.workflows.runs import find as find_run
 
@@ -146,7 +146,7 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
         )
     objectives = Objective.parse(minimize=options.minimize, maximize=options.maximize)
     limits = tuple(Constraint.parse(text) for text in options.constraint)
-    predictor = _predictor(workspace, options)
+    predictor = predictor_for(workspace, options)
     energy = energy_store.find(workspace, predictor.setting, options.space)
     known = None if isinstance(energy, Unavailable) else energy
     scorer = Scorer(space=space, predictor=predictor, batch=options.batch, energy=known)
@@ -180,18 +180,6 @@ def plan(workspace: Workspace, options: SearchOptions) -> Plan:
         start_metrics=start_metrics,
         reference_metrics=reference,
         notes=tuple(warnings(predictor) + _other_space(predictor, options) + _slow(space, reference, options.batch)),
-    )
-
-
-def _predictor(workspace: Workspace, options: SearchOptions) -> Predictor:
-    return load_predictor(
-        workspace,
-        options.device,
-        runtime=options.runtime,
-        threads=options.threads,
-        batch=options.batch,
-        precision=options.precision,
-        space=options.space,
     )
 
 
@@ -255,7 +243,7 @@ def resume(workspace: Workspace, given: dict[str, Any], *, name: str | None = No
                 f"run '{run.id}' was made with --{flag} {_shown(recorded[key])}, this call says {_shown(value)}; leave it out to resume"
             )
     options = SearchOptions.read({**recorded, **{key: given[key] for key in ("num_evals", "max_time") if key in given}})
-    used, there = str(run.record.get("predictor", "")), _predictor(workspace, options).digest
+    used, there = str(run.record.get("predictor", "")), predictor_for(workspace, options).digest
     if used != there:
         raise UsageError(
             f"run '{run.id}' was made with predictor {used[:12]}, which has been fitted anew since ({there[:12]}); start a new search"

@@ -119,7 +119,7 @@ def test_unknown_facts_about_fusions(store: ProfileStore) -> None:
 def test_nothing_was_measured(store: ProfileStore) -> None:
     """Without a profile the message says how to measure one."""
     assert not store.spaces(SETTING)
-    with pytest.raises(NotFoundError, match=r"no profile of 'cpu' in '.*'; run 'hwnas profile --device cpu'"):
+    with pytest.raises(NotFoundError, match=r"no profile of 'cpu' in '.*'; run 'hwnas profile --device cpu --threads 1 --batch 1'"):
         store.load(SETTING)
 
 
