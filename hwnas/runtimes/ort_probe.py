@@ -43,7 +43,7 @@ class Opens(Protocol):
 
 
 def fusions(runtime: Opens) -> Fusions:
-    """What a runtime fuses on this machine: some 130 networks of a few nodes are opened, in a fraction of a second.
+    """What a runtime fuses on this machine: 140 networks of a few nodes are opened, in a fraction of a second.
 
     Raises:
         GraphError: the runtime refuses a network that every version should take.

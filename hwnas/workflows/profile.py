@@ -183,6 +183,20 @@ def profile_each(
     return outcomes
 
 
+def unmeasured(setting: Setting, space: str, seed: int, device: Device, runtime: Runtime) -> Profile:
+    """A profile of which nothing is measured yet: what it will be of, and what it is measured with."""
+    return Profile(
+        setting=setting,
+        space=space,
+        seed=seed,
+        fingerprint=device.spec.fingerprint,
+        device=device.spec.as_dict(),
+        environment=versions() | clocks(device),
+        fusions=runtime.fusions,
+        networks=(),
+    )
+
+
 class Job:
     """One setting that is to be measured."""
 
@@ -193,16 +207,7 @@ class Job:
         self._clock = clock
         self._networks = spaces.load(space)
         self._journal, self._energy_journal = folder.journal(setting, space), folder.energy_journal(setting, space)
-        self._empty = Profile(
-            setting=setting,
-            space=space,
-            seed=seed,
-            fingerprint=device.spec.fingerprint,
-            device=device.spec.as_dict(),
-            environment=versions() | clocks(device),
-            fusions=runtime.fusions,
-            networks=(),
-        )
+        self._empty = unmeasured(setting, space, seed, device, runtime)
         guard = Guard(device.state, clock) if device.spec.kind == "gpu" else None  # processors tell no reasons
         self._profiler = Profiler(runtime, self._networks, folder, self._look, clock.now, guard)
 

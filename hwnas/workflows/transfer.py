@@ -25,8 +25,8 @@ from hwnas.runtimes.base import Runtime
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.registry import fuser
 from hwnas.spaces import Genotype, SearchSpace
-from hwnas.workflows.context import clocks, device_and_runtime, roofline_of, versions
-from hwnas.workflows.profile import alone
+from hwnas.workflows.context import device_and_runtime, roofline_of
+from hwnas.workflows.profile import alone, unmeasured
 
 AUTO = "auto"
 CANDIDATES = 100  # networks among which those to measure are chosen
@@ -142,16 +142,7 @@ def transfer(
     _check_replaced(workspace, setting, name, force)
     chosen_space = spaces.load(name)
     folder = ProfileStore(workspace.profiles / setting.device / FOLDER)
-    empty = Profile(
-        setting=setting,
-        space=name,
-        seed=seed,
-        fingerprint=found.spec.fingerprint,
-        device=found.spec.as_dict(),
-        environment=versions() | clocks(found),
-        fusions=runtime.fusions,
-        networks=(),
-    )
+    empty = unmeasured(setting, name, seed, found, runtime)
     plan = Plan(
         max_time_s=max_time_s,
         target_error=1e-9,

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from onnx import helper, parser
+from onnx import helper
+from onnx_texts import fails, text
 from strategies import graphs
 
 from hwnas.errors import GraphError
@@ -35,20 +36,6 @@ def tiny(op: str = "Relu", **attrs: object) -> Graph:
     b = GraphBuilder("tiny")
     x = b.conv(b.input("x", (1, 2, 5, 5)), 3, kernel=3)
     return b.finish(b.op(op, [x], **attrs)).materialize(np.random.default_rng(0))
-
-
-def text(body: str, *, opset: int = 17, inputs: str = "float[1,2,4,4] x", outputs: str = "float[1,2,4,4] y") -> onnx.ModelProto:
-    """A model from ONNX's own textual form."""
-    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) {{ {body} }}')
-
-
-def fails(model: onnx.ModelProto, *words: str, **options: int) -> None:
-    with pytest.raises(GraphError) as caught:
-        from_model(model, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 # ---- round trip
