@@ -16,7 +16,7 @@ from hwnas.devices import Unavailable
 from hwnas.errors import DiskError, FormatError
 from hwnas.predict.energy import learn
 from hwnas.predict.energy_store import EnergyPredictor, find, folder_of, save
-from hwnas.profiling.store import GENERIC
+from hwnas.spaces import GENERIC
 
 ASKED = [network(5, 256), network(12, 64)]
 
