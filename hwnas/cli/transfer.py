@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--to", "device", default="cpu", show_default=True, help="Device to learn.")
 @options.load
 @options.precision
+@options.runtime
 @click.option("--networks", type=int, default=10, show_default=True, help="Networks to measure, at most.")
 @click.option("--space", default=None, help="Networks to choose from; by default those that the known device was learned from.")
 @click.option("--max-time", type=options.SECONDS, default="5m", show_default=True, help="Stop measuring after this time.")
@@ -34,6 +35,7 @@ def transfer(
     threads: int,
     batch: int,
     precision: str,
+    runtime: str | None,
     networks: int,
     space: str | None,
     max_time: float,
@@ -60,6 +62,7 @@ def transfer(
             threads=threads,
             batch=batch,
             precision=precision,
+            runtime=runtime,
             networks=networks,
             space=space,
             max_time_s=max_time,

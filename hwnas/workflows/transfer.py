@@ -100,6 +100,7 @@ def transfer(
     threads: int = 1,
     batch: int = 1,
     precision: str = "fp32",
+    runtime: str | None = None,
     networks: int = 10,
     space: str | None = None,
     max_time_s: float = 300.0,
@@ -119,6 +120,7 @@ def transfer(
         threads: that compute on it.
         batch: images per call.
         precision: of the arithmetic, and of the known device's too.
+        runtime: that runs the networks; the device's usual one by default.
         networks: to measure, at most.
         space: whose networks; by default those that the nearest known device was learned from.
         max_time_s: for measuring.
@@ -130,19 +132,19 @@ def transfer(
     Raises:
         DeviceUnavailable: the device is not here.
         NotFoundError: there is no predictor to start from.
-        UsageError: too few networks are asked for, or a predictor from a profile would be replaced.
+        UsageError: too few networks are asked for, the device has no such runtime, or a predictor from a profile would be replaced.
         BusyError: another process measures this device.
         MeasurementError: too little was measured to learn from.
     """
     if networks < LEAST_NETWORKS:
         raise UsageError(f"--networks must be at least {LEAST_NETWORKS}, got {networks}")
-    found, runtime, setting = device_and_runtime(workspace, device, threads=threads, batch=batch, precision=precision)
+    found, driver, setting = device_and_runtime(workspace, device, runtime=runtime, threads=threads, batch=batch, precision=precision)
     known = _sources(workspace, source, setting, found.spec.fingerprint)
     name = space or known[0].space
     _check_replaced(workspace, setting, name, force)
     chosen_space = spaces.load(name)
     folder = ProfileStore(workspace.profiles / setting.device / FOLDER)
-    empty = unmeasured(setting, name, seed, found, runtime)
+    empty = unmeasured(setting, name, seed, found, driver)
     plan = Plan(
         max_time_s=max_time_s,
         target_error=1e-9,
@@ -155,9 +157,9 @@ def transfer(
         journal = folder.journal(setting, name)
         if restart:
             journal.remove()
-        genotypes = choose(known[0].model, chosen_space, setting, runtime.fusions, networks, seed)
-        profiler = _Chosen(runtime, chosen_space, folder, genotypes)
-        profiler.run(empty, plan, call_s=runtime.call_s(), resume=journal.exists(), report=report)
+        genotypes = choose(known[0].model, chosen_space, setting, driver.fusions, networks, seed)
+        profiler = _Chosen(driver, chosen_space, folder, genotypes)
+        profiler.run(empty, plan, call_s=driver.call_s(), resume=journal.exists(), report=report)
     measured = folder.load(setting, name)
     ranked = rank(known, measured.networks)
     best = ranked[0][1]

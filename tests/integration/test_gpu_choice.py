@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,8 @@ def test_another_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert said["latency_s"]["value"] == pytest.approx(latency_s(graph, "fp16"), rel=0.1)
         checked = invoke("check", *at, "--networks", "3").json
         assert (checked["runtime"], checked["verdict"]) == ("onnxruntime-cuda", "holds")
-        learned = home / "predictors" / "a100" / "latency"
-        shutil.copytree(learned / "onnxruntime-cuda-t1-b1-fp16", learned / "tensorrt-t1-b1-fp16")
+        moved = ("transfer", "--to", "a100", "--from", "a100", *at[2:], "--space", TINY, "--networks", "5")
+        assert "no predictor of 'a100' to transfer to" in invoke(*moved, *OTHER).complaint  # it is that very one
+        assert invoke(*moved, "--runtime", "tensorrt").json["networks"] == 5
         assert [invoke("predict", model, *at, *named).json["runtime"] for named in ((), OTHER)] == ["tensorrt", "onnxruntime-cuda"]
         assert "--runtime onnxruntime-cuda" in invoke("search", *at, *OTHER, "--space", TINY, "--dry-run").json["replay"]
