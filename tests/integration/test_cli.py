@@ -78,7 +78,7 @@ def test_no_predictor_yet(verb: str, tmp_path: Path) -> None:
 
 def test_no_profile_yet(tmp_path: Path) -> None:
     """`fit` needs a profile."""
-    refused(invoke("fit", "--home", tmp_path), 1, "run 'hwnas profile --device cpu'")
+    refused(invoke("fit", "--home", tmp_path), 1, "run 'hwnas profile --device cpu --threads 1 --batch 1'")
 
 
 @pytest.mark.parametrize(
