@@ -234,9 +234,9 @@ def check(
     """
     if networks < FEWEST:
         raise UsageError(f"a check needs at least {FEWEST} networks, got {networks}; try --networks 10")
-    name = find(device).spec.name
-    setting = profiled_setting(workspace, name, space, runtime=runtime, threads=threads, batch=batch, precision=precision)
-    found, driver, _ = device_and_runtime(workspace, name, runtime=setting.runtime, threads=threads, batch=batch, precision=precision)
+    kind = find(device).spec.name
+    setting = profiled_setting(workspace, kind, space, runtime=runtime, threads=threads, batch=batch, precision=precision)
+    found, driver, _ = device_and_runtime(workspace, device, runtime=setting.runtime, threads=threads, batch=batch, precision=precision)
     profile = store_with(workspace, setting, space).load(setting, space)
     with alone(ProfileStore(workspace.profiles / setting.device)):
         return compare(profile, spaces.load(profile.space), found, driver, environment=versions(), networks=networks)

@@ -225,6 +225,7 @@ class Final:
         row = self.archive.result("energy", genotype, name)
         if row is not None:
             return metering.read(row)
+        self.tell("reading the energy of that network, which takes most of a minute")
         began = time.perf_counter()
         found = metering.take(runtime, graph, setting.precision, (self.problem.seed, *genotype))
         if isinstance(found, Unavailable):
