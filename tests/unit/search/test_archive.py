@@ -22,11 +22,6 @@ from hwnas.search.evaluator import Bounded, Evaluation
 A, B, C = (0, 0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0, 0), (3, 3, 3, 3, 3, 3, 3)
 
 
-@pytest.fixture
-def path(tmp_path) -> Path:
-    return tmp_path / "run.sqlite"
-
-
 def evaluations(*genotypes):
     return TableEvaluator().evaluate(genotypes)
 

@@ -131,6 +131,40 @@ class LearningEvaluator(TableEvaluator):
         return float(table([genotype])[1][0])
 
 
+class Cut(LearningEvaluator):
+    """Is interrupted, as by Ctrl-C, at the n-th thing it does: around evaluations, in the middle of a batch, around trainings."""
+
+    def __init__(self, asked, archive, at: int) -> None:
+        super().__init__(asked, archive)
+        self.left = at
+
+    def tick(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+    def evaluate(self, genotypes):
+        self.tick()
+        found = super().evaluate(genotypes)
+        self.tick()
+        return found
+
+    def _estimate(self, evaluation):
+        self.tick()
+        return super()._estimate(evaluation)
+
+    def train(self, genotype):
+        self.tick()
+        found = super().train(genotype)
+        self.tick()
+        return found
+
+    def refine(self, archive):
+        changed = super().refine(archive)
+        self.tick()
+        return changed
+
+
 def problem(*, evaluations: int | None = 200, seconds: float | None = None, seed: int = 0, limits: Sequence[str] = ()) -> Problem:
     """The toy problem: latency against accuracy."""
     return Problem(
