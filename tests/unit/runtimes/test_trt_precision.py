@@ -124,6 +124,13 @@ def test_bounds_and_sizes_follow_their_nodes() -> None:
     typed(write(b.finish(b.op("Softmax", [x])), Precisions(base="fp16"), {}))
 
 
+@pytest.mark.parametrize("op", ["Celu", "IsInf"])
+def test_what_onnx_has_not_in_fp16_stays(op: str) -> None:
+    """Operators that ONNX defines in fp32 alone, in the opset that is written."""
+    b = GraphBuilder("fixed")
+    typed(write(b.finish(b.op(op, [b.op("Relu", [b.input("x", (1, 2, 4))])])), Precisions(base="fp16"), {}))
+
+
 @given(strategies.graphs())
 def test_any_network_keeps_valid_types(graph: Graph) -> None:
     """Whatever the operators, the model in fp16 and in int8 passes ONNX's own check, and its ends are what they were."""
