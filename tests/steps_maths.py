@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 from grower import Grower, Step, operand
@@ -121,6 +122,16 @@ def _reduce(op: str) -> Step:
     return step
 
 
+def _total(op: str) -> Step:
+    """A sum along axes; averaged, so that values stay about 1 and what follows does not magnify how it was rounded."""
+
+    def step(g: Grower, x: str) -> str:
+        total = _reduce(op)(g, x)
+        return g.builder.op("Mul", [total, _number(g, prod(g.shape(total)) / prod(g.shape(x)))])
+
+    return step
+
+
 def _cast(g: Grower, x: str) -> str:
     return g.builder.op("Cast", [g.builder.op("Cast", [x], to="float64")], to="float32")
 
@@ -209,8 +220,8 @@ STEPS: Mapping[str, Step] = {
     "Equal": _equal,
     **{op: _logic(op) for op in ("And", "Or", "Not", "Xor")},
     **{op: _variadic(op) for op in ("Max", "Min", "Sum")},
-    **{op: _reduce(op) for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd")},
-    **{op: _reduce(op) for op in ("ReduceSumSquare", "ReduceLogSumExp")},
+    **{op: _reduce(op) for op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceProd", "ReduceLogSumExp")},
+    **{op: _total(op) for op in ("ReduceSum", "ReduceL1", "ReduceSumSquare")},
     "ReduceLogSum": _log_sum,
     "CumSum": _cumulative_sum,
     "Cast": _cast,

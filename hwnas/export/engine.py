@@ -236,7 +236,8 @@ def _write_engine(folder: Path, engine: Engine, options: Options, interface: Int
 
 def _compared(narrowed: Narrowed) -> tuple[Kept, ...]:
     order = sorted(narrowed.alone, key=lambda name: -narrowed.alone[name])
-    return tuple(Kept(node=name, error=narrowed.alone[name], precision=narrowed.precisions.of(name)) for name in order)
+    nodes = {node.name: node for node in narrowed.graph.nodes}
+    return tuple(Kept(node=name, error=narrowed.alone[name], precision=narrowed.precisions.of(nodes[name])) for name in order)
 
 
 def _in_fp32(narrowed: Narrowed) -> Numerics:

@@ -219,7 +219,7 @@ class TrtRuntime:
                 "see what 'nvidia-smi' says of the card's memory and the driver's version"
             )
         loaded = Loaded(self._trt, engine.plan)
-        asked = {node.name: how.of(node.name) for node in folded.nodes}
+        asked = {node.name: how.of(node) for node in folded.nodes}
         return TrtSession(graph, Written.of(written, graph), asked, loaded, self._cuda, self._stream)
 
     @property

@@ -15,6 +15,7 @@ from hwnas.ir import Graph, KernelCall, Node
 from hwnas.ir.cost import VIEWS
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.trt_kernels import PRODUCTS, kernel_of
+from hwnas.runtimes.trt_precision import FIXED
 
 _ELEMENTWISE = frozenset(
     {
@@ -139,6 +140,8 @@ def _kernel(graph: Graph, members: list[Node], precision: str) -> KernelCall:
 
 def _narrowed(graph: Graph, members: list[Node], precision: str) -> str:
     lead = _lead(members)
+    if precision == "fp32" or lead.op in FIXED:
+        return "fp32"
     if precision != "int8":
         return precision
     weighted = lead.op in ("Conv", "Gemm", "MatMul") and len(lead.inputs) > 1 and lead.inputs[1] in graph.weights

@@ -31,7 +31,7 @@ STEPS = 127  # on either side of 0
 LARGEST = float(np.finfo(np.float16).max) / 4  # data that calibration did not see may go beyond what it saw
 _DTYPES: Mapping[Base, str] = {"fp32": "float32", "fp16": "float16"}
 _SUFFIX: Mapping[str, str] = {"float32": "_fp32", "float16": "_fp16"}
-_FIXED = frozenset({"Cast", "BatchNormalization", "Celu", "IsInf"})
+FIXED = frozenset({"Cast", "BatchNormalization", "Celu", "IsInf"})
 """Stay in fp32: a Cast says itself what it writes, small variances vanish in fp16, and of the others ONNX has no fp16 at `OPSET`."""
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -50,13 +50,16 @@ class Precisions:
     int8: Set[str] = frozenset()
     fp32: Set[str] = frozenset()
 
-    def of(self, name: str) -> str:
-        """The precision of a node."""
-        return "int8" if name in self.int8 else "fp32" if name in self.fp32 else self.base
+    def of(self, node: Node) -> str:
+        """The precision in which a node computes."""
+        return "int8" if node.name in self.int8 else "fp32" if self._stays(node) else self.base
 
     def floats(self, node: Node) -> str:
         """The float type that a node reads and writes."""
-        return "float32" if node.op in _FIXED or node.name in self.fp32 else _DTYPES[self.base]
+        return "float32" if self._stays(node) else _DTYPES[self.base]
+
+    def _stays(self, node: Node) -> bool:
+        return node.op in FIXED or node.name in self.fp32
 
 
 def quantisable(graph: Graph) -> tuple[str, ...]:
@@ -269,5 +272,5 @@ def _least(floats: str) -> Array:
 
 def counts(graph: Graph, precisions: Precisions) -> dict[str, int]:
     """How many nodes compute in each precision."""
-    found = [precisions.of(node.name) for node in graph.nodes]
+    found = [precisions.of(node) for node in graph.nodes]
     return {name: found.count(name) for name in ("int8", "fp16", "fp32") if name in found}

@@ -17,7 +17,7 @@ from hwnas.errors import DeviceUnavailable, GraphError, MissingExtraError, Usage
 from hwnas.ir import Graph, GraphBuilder
 from hwnas.ir.onnx import to_bytes
 from hwnas.runtimes.base import Model
-from hwnas.runtimes.fusions import UNFUSED, Fusions
+from hwnas.runtimes.fusions import UNFUSED
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.ort_cuda_fusion import RULES, fuse
 from hwnas.runtimes.ort_gpu import (
@@ -46,7 +46,7 @@ class TestOrtGpuConforms(RuntimeConformance):
 
     @pytest.fixture
     def runtime(self):
-        return OrtGpuRuntime("onnxruntime-cuda", target=PROCESSOR, fusions=Fusions())
+        return OrtGpuRuntime("onnxruntime-cuda", target=PROCESSOR, fusions=OrtRuntime(1).fusions)
 
 
 class Half(OrtGpuRuntime):
@@ -63,7 +63,7 @@ class TestOrtGpuConformsInHalfPrecision(RuntimeConformance):
 
     @pytest.fixture
     def runtime(self):
-        return Half("onnxruntime-cuda", target=HALF, fusions=Fusions())
+        return Half("onnxruntime-cuda", target=HALF, fusions=OrtRuntime(1).fusions)
 
     def test_precision_is_part_of_every_kernel(self, runtime: Half, graph: Graph) -> None:
         """No kernel is in another, and conversions are none of their own."""
@@ -225,7 +225,7 @@ def test_refusals_of_the_runtime() -> None:
 
 def test_a_profiled_child_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last words are the reason."""
-    session = OrtGpuRuntime("onnxruntime-cuda", target=PROCESSOR, fusions=Fusions()).build(graph())
+    session = OrtGpuRuntime("onnxruntime-cuda", target=PROCESSOR, fusions=OrtRuntime(1).fusions).build(graph())
     done = subprocess.CompletedProcess([], 1, stdout="", stderr="noise\nout of memory\n")
     monkeypatch.setattr("hwnas.runtimes.ort_gpu.subprocess.run", lambda *_, **__: done)
     with pytest.raises(GraphError, match=r"does not run the network with its profiler: out of memory$"):

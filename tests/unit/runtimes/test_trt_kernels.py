@@ -62,7 +62,7 @@ def read(layers: list[object], precision: str = "fp32", names: tuple[str, ...] =
     how = Precisions(base="fp32" if precision == "fp32" else "fp16", int8=int8)
     ranges = dict.fromkeys((*folded.inputs, *(value for node in folded.nodes for value in node.outputs)), (-2.0, 2.0))
     written = Written.of(write(folded, how, ranges), graph)
-    asked = {node.name: how.of(node.name) for node in folded.nodes}
+    asked = {node.name: how.of(node) for node in folded.nodes}
     return attribute(graph, written, from_inspector(json.dumps({"Layers": layers})), asked, names)
 
 

@@ -15,6 +15,7 @@ from trained import residual
 from hwnas.errors import GraphError
 from hwnas.ir import Graph, GraphBuilder
 from hwnas.ir.fold import fold
+from hwnas.runtimes.trt_fusion import FUSERS
 from hwnas.runtimes.trt_precision import LARGEST, Precisions, activations, counts, quantisable, too_large, write
 
 NETWORK = fold(residual())
@@ -126,9 +127,12 @@ def test_bounds_and_sizes_follow_their_nodes() -> None:
 
 @pytest.mark.parametrize("op", ["Celu", "IsInf"])
 def test_what_onnx_has_not_in_fp16_stays(op: str) -> None:
-    """Operators that ONNX defines in fp32 alone, in the opset that is written."""
+    """Operators that ONNX defines in fp32 alone, in the opset that is written; they are counted and foretold as what they are."""
     b = GraphBuilder("fixed")
-    typed(write(b.finish(b.op(op, [b.op("Relu", [b.input("x", (1, 2, 4))])])), Precisions(base="fp16"), {}))
+    graph, half = b.finish(b.op(op, [b.op("Softmax", [b.input("x", (1, 2, 4))])])), Precisions(base="fp16")
+    typed(write(graph, half, {}))
+    assert counts(graph, half) == {"fp16": 1, "fp32": 1}
+    assert {call.kernel.op: call.kernel.precision for call in FUSERS["fp16"](graph)} == {"Softmax": "fp16", op: "fp32"}
 
 
 @given(strategies.graphs())
