@@ -162,7 +162,7 @@ def run(case: Case, networks: int, max_time: float, seed: int) -> tuple[list[dic
                 seen.add(genotype)
                 held_out.append(genotype)
         graphs = [space.graph(genotype, batch=case.batch) for genotype in held_out]
-        check = {"rounds": VISITS, "reference": measured.slowdowns, "precision": case.precision}
+        check = {"rounds": VISITS, "wave": networks, "reference": measured.slowdowns, "precision": case.precision}
         watch = canaries(space, batch=case.batch)
         pooled = measure_together(runtime, graphs, watch, **check).networks
         truth = np.array([one.latency_s for one in pooled])

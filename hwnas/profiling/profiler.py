@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from hwnas.profiling.journal import Journal, Measuring
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
 from hwnas.profiling.steady import WATCHED, Batch, Guard
 from hwnas.profiling.store import ProfileStore
-from hwnas.profiling.waves import Attend, Floats, Stage, Visit, at_once, visit_together
-from hwnas.runtimes.base import KernelTime, Runtime
+from hwnas.profiling.waves import SESSIONS, Attend, Floats, Stage, Visit, Watch, at_once, visit_together
+from hwnas.profiling.window import Window
+from hwnas.runtimes.base import Runtime
 from hwnas.spaces import Genotype, SearchSpace
 
 
@@ -43,8 +45,7 @@ CANARIES = 6
 CANARY_SEED = 2**31  # no plan has it: seeds of plans are small
 RESERVE = 0.015  # of the time, for what comes after the last round
 TOURNAMENT = 6  # candidates of which the most uncertain is measured, for every other network
-WORTHWHILE = 4  # networks that must fit into the time left for another wave
-WAVE_BYTES = 4 * 2**30  # of weights and activations that a wave may hold in memory
+WAVE_BYTES = 4 * 2**30  # of weights and activations that the networks under measurement may hold in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,9 @@ class Plan:
         target_error: stop when the mean absolute relative error on unseen networks falls to this.
         max_networks: stop after so many.
         least_networks: fewer are kept in the journal and make no profile.
-        wave: networks that are visited in turn; the error is looked at between waves, each time after half as many networks more.
+        wave: networks that are visited in a round; the error is looked at after so many networks, then after half as many more.
         visits: of every network, each in another round.
+        apart: rounds from one visit of a network to its next; what disturbs a machine lasts longer than a round.
         kernel_runs: profiled runs of each network.
     """
 
@@ -67,12 +69,18 @@ class Plan:
     least_networks: int = 1
     wave: int = 20
     visits: int = 4
+    apart: int = 3
     kernel_runs: int = 12
 
     @property
     def deadline_s(self) -> float:
         """When measuring ends, so that what is measured is also written down within `max_time_s`."""
         return (1 - RESERVE) * self.max_time_s
+
+    @property
+    def cohort(self) -> int:
+        """Networks that are begun before a round, so that a wave is visited in each."""
+        return max(1, self.wave // self.visits)
 
     def __post_init__(self) -> None:
         if self.max_time_s <= 0:
@@ -88,6 +96,39 @@ class Progress:
     networks: int
     seconds: float
     error: float | None
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How long things take here, in s.
+
+    Attributes:
+        begin_s: of beginning a network, the mean so far.
+        visit_s: of a visit, those of canaries included; None before the first round.
+    """
+
+    begin_s: float = 0.0
+    visit_s: float | None = None
+    _begun: int = 0
+    _visits: int = 0
+
+    def began(self, seconds: float) -> None:
+        self._begun += 1
+        self.begin_s += (seconds - self.begin_s) / self._begun
+
+    def visited(self, networks: int, seconds: float) -> None:
+        visits = networks + CANARIES
+        self._visits += visits
+        before = self.visit_s or 0.0
+        self.visit_s = before + (seconds - visits * before) / self._visits
+
+    def round_s(self, networks: int) -> float:
+        """Of a round with so many networks."""
+        return (networks + CANARIES) * (self.visit_s or 0.0)
+
+    def finish_s(self, window: Window, plan: Plan) -> float:
+        """Of beginning one more network and making all visits that are lacking then."""
+        return self.begin_s + self.round_s(window.left + plan.visits + (plan.visits - 1) * CANARIES)
 
 
 PLATEAU_ROUNDS = 4  # so many looks without a gain of a tenth end the profile
@@ -155,34 +196,54 @@ class Profiler:
         def spent_s() -> float:
             return before_s + self._clock() - start
 
-        watch = [self._stage(graph, empty) for graph in canaries(self._space, batch=empty.setting.batch)]
-        done = len(found.records(plan.visits))
-        while not (ended_by := self._ended(plan, curve, done, spent_s())):
-            stages: dict[int, Stage] = {}
-            budget = WAVE_BYTES
+        watch = Watch(
+            self._runtime,
+            canaries(self._space, batch=empty.setting.batch),
+            precision=empty.setting.precision,
+            sessions=SESSIONS if self._guard is None else 1,  # engines of a card take minutes to build
+        )
+        window = Window(found=found, visits=plan.visits, apart=plan.apart, room=WAVE_BYTES)
+        pace = _Pace()
+        timed = dict.fromkeys(found.times, -1)  # the round after which a network's kernels were timed
+        ended_by = ""
+        while True:
+            number = 1 + max([*found.canaries, *(visit.round for visits in found.visits.values() for visit in visits)], default=-1)
+            ended_by = ended_by or self._ended(plan, curve, len(found.genotypes), spent_s())
             half_way_s = (spent_s() + plan.deadline_s) / 2  # the other half of the time left is for the visits
-            for number in range(done, min(done + self._affordable(plan, done, spent_s()), plan.max_networks)):
-                if stages and (budget <= 0 or spent_s() >= half_way_s):
+            for network in islice(self._candidates(window, plan, ended_by), plan.cohort):
+                late = spent_s() >= half_way_s if pace.visit_s is None else spent_s() + pace.finish_s(window, plan) > plan.deadline_s
+                if (window.stages and window.room <= 0) or (late and (window.stages or found.visits)):
+                    ended_by = ended_by or ("time" if late and pace.visit_s is not None else "")
                     break
-                genotype = found.genotypes.get(number) or self._next(number, empty, look)
-                graph = self._space.graph(genotype, batch=empty.setting.batch)
-                budget -= memory_bytes(graph)
-                stages[number] = self._stage(graph, empty)
-                if number not in found.times:
-                    times = self._kernel_times(stages[number], number, found, journal, plan, spent_s)
-                    journal.network(number, genotype, times, round(call_s * 1e9), spent_s())
-                    found.genotypes[number], found.call_ns[number] = genotype, round(call_s * 1e9)
-                    found.times[number] = tuple((time.call, time.seconds) for time in times)
-            while any(len(found.visits.get(number, ())) < plan.visits for number in stages):
                 began = spent_s()
-                self._round(watch, stages, found, journal, plan, spent_s)
-                report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
-                if 2 * spent_s() - began > plan.deadline_s and all(number in found.visits for number in stages):
-                    break  # another round would not fit
-            done += len(stages)
+                genotype = found.genotypes.get(network) or self._next(network, empty, look)
+                graph = self._space.graph(genotype, batch=empty.setting.batch)
+                window.open(network, self._stage(graph, empty), memory_bytes(graph))
+                if network not in found.times:
+                    self._time_kernels(window.stages[network], network, genotype, round(call_s * 1e9), found, journal, plan, spent_s)
+                    timed[network] = number
+                pace.began(spent_s() - began)
+            if not window.stages:
+                break
+            due = window.due(number, closing=bool(ended_by))
+            if ended_by and not window.unseen and spent_s() + pace.round_s(len(due)) > plan.deadline_s:
+                break  # another round would not fit
+            began = spent_s()
+            self._round(number, watch, due, found, journal, spent_s)
+            pace.visited(len(due), spent_s() - began)
+            window.other_state = watch.other_state(found.canaries)
+            if number not in window.other_state:
+                for network, stage in window.stages.items():
+                    if timed[network] in window.other_state:
+                        genotype, call_ns = found.genotypes[network], found.call_ns[network]
+                        self._time_kernels(stage, network, genotype, call_ns, found, journal, plan, spent_s)
+                        timed[network] = number
+            window.close()
+            done = window.done
+            report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
             if done - found.judged >= max(plan.wave, found.judged // 2) and spent_s() < plan.deadline_s:
                 look = self._look(found, journal, done, spent_s) or look
-            report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
+                report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
         networks = found.records()
         if len(networks) < plan.least_networks:
             raise MeasurementError(
@@ -228,39 +289,53 @@ class Profiler:
         return candidates[int(np.argmax(worth))]
 
     @staticmethod
-    def _affordable(plan: Plan, done: int, spent_s: float) -> int:
-        """Networks of the next wave: as many as the time left allows at the pace so far."""
-        return max(1, min(plan.wave, int((plan.deadline_s - spent_s) * done / spent_s))) if done and spent_s > 0 else plan.wave
+    def _candidates(window: Window, plan: Plan, ended_by: str) -> Iterator[int]:
+        """Networks to build next: those that lack visits, then new ones, unless the profile comes to its end."""
+        yield from window.lacking()
+        if not ended_by:
+            yield from range(len(window.found.genotypes), plan.max_networks)
 
-    def _kernel_times(
-        self, stage: Stage, number: int, found: Measuring, journal: Journal, plan: Plan, spent_s: Callable[[], float]
-    ) -> Sequence[KernelTime]:
-        if self._guard is None:
-            return stage.kernel_times(plan.kernel_runs)
-        return self._guard.take(number, lambda: stage.kernel_times(plan.kernel_runs), round_=WATCHED, note=_noting(found, journal, spent_s))
-
-    def _round(
+    def _time_kernels(
         self,
-        watch: Sequence[Stage],
-        stages: Mapping[int, Stage],
+        stage: Stage,
+        number: int,
+        genotype: Genotype,
+        call_ns: int,
         found: Measuring,
         journal: Journal,
         plan: Plan,
         spent_s: Callable[[], float],
     ) -> None:
-        """Visits the canaries and every network that lacks visits."""
-        number = 1 + max([*found.canaries, *(visit.round for visits in found.visits.values() for visit in visits)], default=-1)
+        """Times a network's kernels, and puts it on record."""
+        if self._guard is None:
+            times = stage.kernel_times(plan.kernel_runs)
+        else:
+            note = _noting(found, journal, spent_s)
+            times = self._guard.take(number, lambda: stage.kernel_times(plan.kernel_runs), round_=WATCHED, note=note)
+        journal.network(number, genotype, times, call_ns, spent_s())
+        found.genotypes[number], found.call_ns[number] = genotype, call_ns
+        found.times[number] = tuple((time.call, time.seconds) for time in times)
+
+    def _round(
+        self,
+        number: int,
+        watch: Watch,
+        due: Mapping[int, Stage],
+        found: Measuring,
+        journal: Journal,
+        spent_s: Callable[[], float],
+    ) -> None:
+        """Visits the canaries and the networks whose turn it is."""
 
         def took(network: int, seconds: Floats) -> None:
             visit = Visit(network=network, round=number, seconds=seconds)
             found.visits.setdefault(network, []).append(visit)
             journal.visit(visit, spent_s())
 
-        lacking = {network: stage for network, stage in stages.items() if len(found.visits.get(network, ())) < plan.visits}
         attend: Attend = at_once
         if self._guard is not None:
             attend = partial(self._guard.take, round_=number, note=_noting(found, journal, spent_s))
-        found.canaries[number] = visit_together(watch, lacking, took, attend)
+        found.canaries[number] = visit_together(watch.of(number), due, took, attend)
         journal.canaries(number, found.canaries[number], spent_s())
 
     def _stage(self, graph: Graph, empty: Profile) -> Stage:
@@ -277,7 +352,7 @@ class Profiler:
         device = empty.setting.device
         if not resume:
             raise UsageError(
-                f"an unfinished profile of '{device}' with {len(found.visits)} networks is in '{journal.path}'; "
+                f"an unfinished profile of '{device}' with {len(found.visits)} network{'s'[: len(found.visits) != 1]} is in '{journal.path}'; "
                 f"go on with --resume, or drop it with --restart"
             )
         for key, value in header.items():
@@ -289,8 +364,9 @@ class Profiler:
         return found
 
     @staticmethod
-    def _ended(plan: Plan, curve: Sequence[CurvePoint], networks: int, spent_s: float) -> str | None:
-        if spent_s + WORTHWHILE * spent_s / max(1, networks) >= plan.deadline_s:
+    def _ended(plan: Plan, curve: Sequence[CurvePoint], networks: int, spent_s: float) -> str:
+        """Why no further network is begun; empty while there is no reason."""
+        if spent_s >= plan.deadline_s:
             return "time"
         if networks >= plan.max_networks:
             return "count"
@@ -299,7 +375,7 @@ class Profiler:
             return "target"
         if len(errors) > PLATEAU_ROUNDS and min(errors[-PLATEAU_ROUNDS:]) > (1 - PLATEAU_GAIN) * min(errors[:-PLATEAU_ROUNDS]):
             return "plateau"
-        return None
+        return ""
 
     def genotype(self, index: int, seed: int, draw: int = 0) -> Genotype:
         """A candidate for the plan's network number `index`: its own random stream, so that a resumed plan goes on as it would have."""

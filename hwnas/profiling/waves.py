@@ -3,10 +3,13 @@
 On a shared machine everything slows down by up to 10 % for seconds at a time (neighbours use the last-level cache and the memory), and a
 network that is measured in one go gets whatever moment it meets. Two things help, each measured (docs/measuring.md):
 
-- **Waves.** Networks are measured in groups: each is visited briefly, round after round, so that every network sees many moments.
-- **Canaries.** A few fixed networks are visited in every round, spread over it. They tie the waves together: what a round did to all that
+- **Rounds.** Networks are visited briefly, each in several rounds that lie apart, so that every network sees many moments.
+- **Canaries.** A few fixed networks are visited in every round, spread over it. They tie the rounds together: what a round did to all that
   ran in it, canaries and networks alike, is separated from what each of them takes by a robust two-way fit, and taken off. Raw samples and
   rounds are kept, so that this can be judged anew.
+
+A machine may also be in another state for a while, as if its processors shared a core, or a neighbour computed on the other half of one.
+All takes 1.2 to 1.8 times as long then, and not all alike, so no factor puts that right. What was visited in such rounds does not count.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ FEWEST, MOST = 3, 40  # runs of one visit
 WARM_S = 0.008  # at the start of a visit: a network that comes back is slower at first, by up to a sixth
 COLDEST = 5  # runs after which none is slower any more, however short they are
 UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
+OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
+ENOUGH = 2  # visits of the machine as it usually is; where a network has fewer, all its visits count
+SESSIONS = 3  # of every canary, visited by turns: where a session's memory lies moves a small network by 1 or 2 %
 REWEIGHTINGS = 8
 HUBER = 2.0  # observations further off than so many robust deviations count less
 
@@ -228,14 +234,49 @@ class Pooled:
     def latency_s(self) -> float:
         """p10 in s on the undisturbed machine: the median over the visits, each p10 divided by its round's slowdown.
 
-        What the rounds leave over differs from visit to visit as if drawn, so every visit counts, but none much; a low quantile would pick
-        the rounds that were corrected too much.
+        Visits of rounds in which the machine was in another state do not count where there are enough others. What the rounds leave over
+        differs from visit to visit as if drawn, so every visit counts, but none much; a low quantile would pick the rounds that were
+        corrected too much.
         """
-        visits = []
+        slowdown, visits = [], []
         for number in np.unique(self.rounds):
             here = self.rounds == number
-            visits.append(float(np.quantile(self.samples.seconds[here], LOW_QUANTILE)) / float(self.slowdown[here][0]))
-        return float(np.median(visits))
+            slowdown.append(float(self.slowdown[here][0]))
+            visits.append(float(np.quantile(self.samples.seconds[here], LOW_QUANTILE)) / slowdown[-1])
+        usual = np.array(slowdown) < OTHER_STATE
+        return float(np.median(np.array(visits)[usual] if usual.sum() >= ENOUGH else visits))
+
+
+class Watch:
+    """The canaries of a measurement, in several sessions each.
+
+    Args:
+        runtime: that builds them.
+        canaries: fixed networks.
+        precision: of the arithmetic.
+        sessions: of each; one where building is dear.
+    """
+
+    def __init__(self, runtime: Runtime, canaries: Sequence[Graph], *, precision: str, sessions: int = SESSIONS) -> None:
+        self._sessions = [
+            [Stage.build(runtime, graph, precision=precision, seed=i) for i, graph in enumerate(canaries)] for _ in range(sessions)
+        ]
+        self._log_s: dict[int, Floats] = {}
+
+    def of(self, number: int) -> Sequence[Stage]:
+        """The canaries of a round."""
+        return self._sessions[number % len(self._sessions)]
+
+    def other_state(self, rounds: Rounds) -> frozenset[int]:
+        """The rounds in which the machine was in another state, as far as the canaries tell by now."""
+        for number, row in rounds.items():
+            if number not in self._log_s:
+                self._log_s[number] = np.log([float(np.quantile(seconds, LOW_QUANTILE)) for seconds in row])
+        if not rounds:
+            return frozenset()
+        table = np.array([self._log_s[number] for number in rounds])
+        factor = np.median(table - np.quantile(table, UNDISTURBED, axis=0), axis=1)
+        return frozenset(number for number, log in zip(rounds, factor, strict=True) if log > np.log(OTHER_STATE))
 
 
 Attend = Callable[[int, Callable[[], Floats]], Floats]
@@ -297,7 +338,7 @@ def measure_together(
         reference: says what undisturbed is for the same canaries, such as that of the profile that is to be checked.
         precision: of the arithmetic.
     """
-    watch = [Stage.build(runtime, graph, precision=precision, seed=i) for i, graph in enumerate(canaries)]
+    watch = Watch(runtime, canaries, precision=precision)
     visits: dict[int, list[Visit]] = {i: [] for i in range(len(graphs))}
     seen: dict[int, Sequence[Floats]] = {}
     for start in range(0, len(graphs), wave):
@@ -309,6 +350,6 @@ def measure_together(
             def took(i: int, seconds: Floats, number: int = number) -> None:
                 visits[i].append(Visit(network=i, round=number, seconds=seconds))
 
-            seen[number] = visit_together(watch, stages, took)
+            seen[number] = visit_together(watch.of(number), stages, took)
     slow = Slowdowns.of(seen, [{visit.round: visit.seconds for visit in row} for row in visits.values()], reference)
     return Together([Pooled.of(visits[i], slow) for i in range(len(graphs))], slow)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,15 +16,18 @@ from hwnas import spaces
 from hwnas.errors import UsageError
 from hwnas.ir import Graph
 from hwnas.ir.cost import flops
+from hwnas.ir.node import Array
 from hwnas.profiling import Look, NetworkRecord, Plan, Profile, Profiler, ProfileStore, Progress, profiler
 from hwnas.profiling.profiler import CANARIES, PLATEAU_ROUNDS, canaries
 from hwnas.profiling.store import Journal
-from hwnas.runtimes.base import KernelTime
+from hwnas.runtimes.base import KernelTime, Model
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.ort_fusion import fuse
+from hwnas.runtimes.samples import Samples, StoppingRule
 from hwnas.spaces import Genotype
 from hwnas.testing import FakeDevice, Recording, ReplayRuntime
+from hwnas.testing.replay import ReplaySession
 
 SPACE = spaces.load("mobilenet-small")
 CALL_S = 5e-6
@@ -107,12 +111,71 @@ def run(
 
 def test_enough_networks(store: ProfileStore) -> None:
     """At the largest number of networks it ends, each of them visited as often as the plan says, each in another round."""
-    profile = run(store, Plan(max_time_s=1e6, max_networks=7, wave=3, visits=4))
+    profile = run(store, Plan(max_time_s=1e6, max_networks=7, wave=8, visits=4))
     assert (profile.ended_by, len(profile.networks)) == ("count", 7)
     for network in profile.networks:
         assert len(set(network.pooled.rounds.tolist())) == 4
-    assert len(profile.canaries) == 3 * 4
+    assert sorted(profile.canaries) == list(range(max(profile.canaries) + 1))
     assert all(len(row) == CANARIES for row in profile.canaries.values())
+
+
+def test_visits_lie_apart(store: ProfileStore) -> None:
+    """A network is visited again some rounds later, beside others each time; in the end, all that lack visits in every round."""
+    profile = run(store, Plan(max_time_s=1e6, max_networks=60, wave=8, visits=4, apart=3, target_error=1e-6), Judge(0.1))
+    rounds = [sorted(set(network.pooled.rounds.tolist())) for network in profile.networks]
+    assert rounds[:2] == [[0, 3, 6, 9]] * 2
+    assert rounds[2:4] == [[1, 4, 7, 10]] * 2
+    assert rounds[-1] == list(range(rounds[-1][0], rounds[-1][0] + 4))
+    assert all(sum(number in seen for seen in rounds) == 8 for number in range(9, rounds[-1][0]))
+
+
+class Moody(ReplayRuntime):
+    """A machine that is another at times: all is slower, kernels each by another factor."""
+
+    def __init__(self, slow: Callable[[int], bool]) -> None:
+        super().__init__(on_paper)
+        self.slow, self.moments = slow, 0
+        self.timed_slow: list[bool] = []
+
+    def build(self, model: Model, *, precision: str = "fp32") -> ReplaySession:
+        runtime, session = self, super().build(model, precision=precision)
+        luck = 1.4 + 0.4 * np.random.default_rng(len(session.graph.nodes)).random()
+
+        class Session(ReplaySession):
+            def time(self, feed: Mapping[str, Array], rule: StoppingRule) -> Samples:
+                runtime.moments += 1
+                return Samples(super().time(feed, rule).seconds * (luck if runtime.slow(runtime.moments) else 1.0))
+
+            def kernel_times(self, feed: Mapping[str, Array], runs: int) -> tuple[KernelTime, ...]:
+                slow = runtime.slow(runtime.moments)
+                runtime.timed_slow.append(slow)
+                times = super().kernel_times(feed, runs)
+                return tuple(replace(time, seconds=time.seconds * (1.5 if slow and i % 2 else 1.0)) for i, time in enumerate(times))
+
+        return Session(session.graph, on_paper(session.graph))
+
+
+def test_another_state_of_the_machine_is_waited_for(store: ProfileStore) -> None:
+    """What was visited and timed while the machine was another is measured again, and the profile is that of the usual one."""
+    runtime = Moody(lambda moment: 40 < moment % 200 < 110)
+    plan = Plan(max_time_s=1e6, max_networks=24, wave=8, visits=4)
+    profile = Profiler(runtime, SPACE, store, Judge(0.5, 0.4, 0.3, 0.2, 0.1), Clock()).run(empty(), plan, call_s=CALL_S, resume=False)
+    assert sum(runtime.timed_slow) > 5
+    assert len(runtime.timed_slow) > len(profile.networks) == 24
+    for network in profile.networks:
+        calls = fuse(SPACE.graph(network.genotype), BLOCK)
+        assert network.latency_s == pytest.approx(latency_s([call.kernel for call in calls]), rel=0.02)
+        shares = [kernel_s(call.kernel) for call in calls]
+        assert [kernel.profiled_s for kernel in network.kernels] == pytest.approx(shares)
+
+
+def test_a_machine_that_is_another_for_good(store: ProfileStore) -> None:
+    """Visits are made again only so often: a profile comes to its end whatever the machine does."""
+    profile = Profiler(Moody(lambda moment: moment > 150), SPACE, store, Judge(0.5), Clock()).run(
+        empty(), Plan(max_time_s=1e6, max_networks=12, wave=4, visits=2), call_s=CALL_S, resume=False
+    )
+    assert len(profile.networks) == 12
+    assert all(2 <= len(set(network.pooled.rounds.tolist())) <= 4 for network in profile.networks)
 
 
 def test_the_target_must_be_met_twice(store: ProfileStore) -> None:
@@ -181,7 +244,7 @@ def test_every_other_network_is_the_most_uncertain_of_several(store: ProfileStor
 def test_progress_is_reported(store: ProfileStore) -> None:
     """Progress never goes back, and shows the error once there is one."""
     seen: list[Progress] = []
-    run(store, Plan(max_time_s=1e6, max_networks=6, wave=2, visits=2), report=seen.append)
+    run(store, Plan(max_time_s=1e6, max_networks=6, wave=2, visits=2, apart=1), report=seen.append)
     assert [step.networks for step in seen] == sorted(step.networks for step in seen)
     assert seen[-1].networks == 6
     assert seen[0].error is None
@@ -342,7 +405,7 @@ def test_an_unfinished_profile_is_not_overwritten(store: ProfileStore) -> None:
         run(store, plan, clock=DyingClock(16))
     before = store.journal(SETTING, SPACE.name).path.read_bytes()
     with pytest.raises(
-        UsageError, match=r"an unfinished profile of 'cpu' with 2 networks is in '.*'; go on with --resume, or drop it with --restart"
+        UsageError, match=r"an unfinished profile of 'cpu' with 1 network is in '.*'; go on with --resume, or drop it with --restart"
     ):
         run(store, plan)
     assert store.journal(SETTING, SPACE.name).path.read_bytes() == before

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwnas.ir import Graph, GraphBuilder
-from hwnas.profiling.waves import COLDEST, FEWEST, MOST, VISIT_S, WARM_S, Pooled, Slowdowns, Stage, Visit, measure_together
+from hwnas.profiling.waves import COLDEST, FEWEST, MOST, VISIT_S, WARM_S, Pooled, Slowdowns, Stage, Visit, Watch, measure_together
 from hwnas.runtimes.base import KernelTime
 from hwnas.runtimes.ort_fusion import fuse
 from hwnas.testing import Recording, ReplayRuntime
@@ -104,6 +104,15 @@ def test_a_single_visit() -> None:
     assert found.latency_s == pytest.approx(1.04)
 
 
+def test_visits_of_another_machine_do_not_count() -> None:
+    """In a round that is half as slow again no factor holds for all, so its visits are left out where two others are there."""
+    slow = Slowdowns.of(canaries(*[1.0] * 9, 1.5, 1.5))
+    calm = [Visit(network=0, round=i, seconds=np.full(5, 2e-4)) for i in range(2)]
+    other = [Visit(network=0, round=i, seconds=np.full(5, 4e-4)) for i in (9, 10)]
+    assert Pooled.of([*calm, *other, *other], slow).latency_s == pytest.approx(2e-4)
+    assert Pooled.of([*calm[:1], *other], slow).latency_s == pytest.approx(4e-4 / 1.5)
+
+
 # ---- visiting
 
 
@@ -135,6 +144,24 @@ def test_the_first_runs_of_a_visit_do_not_count(seconds: float, left_out: int, m
     monkeypatch.setattr(stage.session, "time", lambda feed, rule: rules.append(rule) or take(feed, rule))
     stage.visit()
     assert rules[-1].warmup == left_out
+
+
+def test_canaries_are_visited_in_several_sessions_by_turns() -> None:
+    """Another session in the next round, and the first one again after the last."""
+    watch = Watch(runtime(1e-3), [tiny(4), tiny(8)], precision="fp32", sessions=3)
+    assert [len(watch.of(number)) for number in range(3)] == [2, 2, 2]
+    assert len({id(stage) for number in range(3) for stage in watch.of(number)}) == 6
+    assert watch.of(3) is watch.of(0)
+
+
+def test_canaries_tell_another_state() -> None:
+    """Rounds in which most canaries take a fifth longer than in the calmest quarter; one that had bad luck does not tell."""
+    watch = Watch(runtime(1e-3), [], precision="fp32")
+    assert watch.other_state({}) == frozenset()
+    rounds = canaries(1.0, 1.1, 1.6, 1.0, 1.5, best=(1e-4, 1e-3, 2e-3))
+    rounds[0][1] = rounds[0][1] * 2
+    assert watch.other_state({0: rounds[0]}) == frozenset()
+    assert watch.other_state(rounds) == {2, 4}
 
 
 def test_networks_are_measured_together() -> None:

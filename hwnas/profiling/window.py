@@ -1,0 +1,78 @@
+"""Which networks are being measured: built, and visited until each was seen often enough, at moments that lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from hwnas.profiling.journal import Measuring
+from hwnas.profiling.waves import Stage
+
+MOST_VISITS = 2  # times as many as planned, where the machine is in another state again and again
+
+
+@dataclass(slots=True)
+class Window:
+    """Networks that are built and lack visits.
+
+    Attributes:
+        found: all that was measured.
+        visits: that count, of every network.
+        apart: rounds from one visit of a network to its next.
+        stages: by number, in the order in which they were built.
+        room: bytes that they may still take; less than 0 when full.
+        other_state: rounds whose visits do not count.
+    """
+
+    found: Measuring
+    visits: int
+    apart: int
+    room: int
+    stages: dict[int, Stage] = field(default_factory=dict)
+    other_state: Collection[int] = ()
+    _sizes: dict[int, int] = field(default_factory=dict)
+
+    def lacks(self, number: int) -> int:
+        """How many visits a network lacks."""
+        seen = self.found.visits.get(number, ())
+        counted = sum(visit.round not in self.other_state for visit in seen)
+        return max(0, min(self.visits - counted, MOST_VISITS * self.visits - len(seen)))
+
+    def lacking(self) -> Iterator[int]:
+        """Networks that were begun, lack visits and are not built: begun by an earlier session, or visited in rounds that do not count."""
+        return (number for number in self.found.genotypes if number not in self.stages and self.lacks(number))
+
+    @property
+    def left(self) -> int:
+        """Visits that all networks built lack."""
+        return sum(map(self.lacks, self.stages))
+
+    @property
+    def unseen(self) -> bool:
+        """Whether a network that is built was never visited."""
+        return any(number not in self.found.visits for number in self.stages)
+
+    def open(self, number: int, stage: Stage, size: int) -> None:
+        """Takes a network in, which takes so many bytes."""
+        self.stages[number], self._sizes[number] = stage, size
+        self.room -= size
+
+    def due(self, round_: int, *, closing: bool) -> Mapping[int, Stage]:
+        """Networks to visit in a round: those whose last visit lies back far enough; all of them when there are none, or at the end."""
+        last = {number: max((visit.round for visit in self.found.visits.get(number, ())), default=-self.apart) for number in self.stages}
+        ready = {number: stage for number, stage in self.stages.items() if closing or round_ - last[number] >= self.apart}
+        return ready or self.stages
+
+    def close(self) -> None:
+        """Lets go of the networks that lack nothing."""
+        for number in [number for number in self.stages if not self.lacks(number)]:
+            del self.stages[number]
+            self.room += self._sizes.pop(number)
+
+    @property
+    def done(self) -> int:
+        """How many networks from the first on have all visits planned, whether or not they count."""
+        done = 0
+        while len(self.found.visits.get(done, ())) >= self.visits:
+            done += 1
+        return done
