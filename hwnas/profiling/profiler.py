@@ -351,9 +351,9 @@ class Profiler:
         recorded, found = journal.read()
         device = empty.setting.device
         if not resume:
+            count = f"{len(found.visits)} network{'s'[: len(found.visits) != 1]}"
             raise UsageError(
-                f"an unfinished profile of '{device}' with {len(found.visits)} network{'s'[: len(found.visits) != 1]} is in '{journal.path}'; "
-                f"go on with --resume, or drop it with --restart"
+                f"an unfinished profile of '{device}' with {count} is in '{journal.path}'; go on with --resume, or drop it with --restart"
             )
         for key, value in header.items():
             if recorded.get(key) != value:

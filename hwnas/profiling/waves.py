@@ -31,9 +31,9 @@ from hwnas.runtimes.samples import LOW_QUANTILE, Samples, StoppingRule
 
 VISIT_S = 0.03  # time of one visit
 PROFILED_S = 0.15  # time of the runs with the runtime's profiler on
-FEWEST, MOST = 3, 40  # runs of one visit
+FEWEST, MOST = 3, 200  # runs of one visit
 WARM_S = 0.008  # at the start of a visit: a network that comes back is slower at first, by up to a sixth
-COLDEST = 5  # runs after which none is slower any more, however short they are
+COLDEST = 200  # runs after which none is slower any more, however short they are
 UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
 OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
 ENOUGH = 2  # visits of the machine as it usually is; where a network has fewer, all its visits count

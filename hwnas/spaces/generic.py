@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from hwnas.ir import Graph
-from hwnas.spaces import generic_images, generic_tokens
+from hwnas.spaces import generic_images, generic_recurrent, generic_tokens
 from hwnas.spaces.base import Choice, Gene, Genotype, SearchSpace
 from hwnas.spaces.generic_parts import ACTIVATIONS, Coarse, Family, Sketch
 
-FAMILIES: Mapping[str, Family] = {**generic_images.FAMILIES, **generic_tokens.FAMILIES}
+FAMILIES: Mapping[str, Family] = {**generic_images.FAMILIES, **generic_tokens.FAMILIES, **generic_recurrent.FAMILIES}
 RESOLUTIONS = (32, 48, 64, 72, 80, 96, 112, 127, 128, 144, 150, 160, 176, 192, 208, 224, 227, 240, 256, 288)
 FREE_NORM = ("plain", "residual", "grouped", "inverted", "separable", "shuffled", "branched", "decoder", "mixed", "hybrid")
 
