@@ -36,6 +36,7 @@ WARM_S = 0.008  # at the start of a visit: a network that comes back is slower a
 COLDEST = 200  # runs after which none is slower any more, however short they are
 UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
 OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
+MOST_ROUNDS = 2  # times as many as asked for, until there are so many of the machine as it usually is
 ENOUGH = 2  # visits of the machine as it usually is; where a network has fewer, all its visits count
 SESSIONS = 3  # of every canary, visited by turns: where a session's memory lies moves a small network by 1 or 2 %
 REWEIGHTINGS = 8
@@ -267,15 +268,16 @@ class Watch:
         """The canaries of a round."""
         return self._sessions[number % len(self._sessions)]
 
-    def other_state(self, rounds: Rounds) -> frozenset[int]:
-        """The rounds in which the machine was in another state, as far as the canaries tell by now."""
+    def other_state(self, rounds: Rounds, reference: Slowdowns | None = None) -> frozenset[int]:
+        """The rounds in which the machine was in another state, as far as the canaries tell by now; a reference says what is usual."""
         for number, row in rounds.items():
             if number not in self._log_s:
                 self._log_s[number] = np.log([float(np.quantile(seconds, LOW_QUANTILE)) for seconds in row])
         if not rounds:
             return frozenset()
         table = np.array([self._log_s[number] for number in rounds])
-        factor = np.median(table - np.quantile(table, UNDISTURBED, axis=0), axis=1)
+        usual = np.quantile(table, UNDISTURBED, axis=0) if reference is None else reference.level
+        factor = np.median(table - usual, axis=1)
         return frozenset(number for number, log in zip(rounds, factor, strict=True) if log > np.log(OTHER_STATE))
 
 
@@ -333,7 +335,7 @@ def measure_together(
         runtime: that builds and times.
         graphs: networks to measure.
         canaries: fixed networks of the same kind.
-        rounds: visits of every network.
+        rounds: visits of every network; up to twice as many where the machine is in another state meanwhile.
         wave: networks that are visited in turn.
         reference: says what undisturbed is for the same canaries, such as that of the profile that is to be checked.
         precision: of the arithmetic.
@@ -344,12 +346,16 @@ def measure_together(
     for start in range(0, len(graphs), wave):
         numbers = range(start, min(start + wave, len(graphs)))
         stages = {i: Stage.build(runtime, graphs[i], precision=precision, seed=i) for i in numbers}
-        for _ in range(rounds):
+        first = len(seen)
+        while len(seen) < first + MOST_ROUNDS * rounds:
             number = len(seen)
 
             def took(i: int, seconds: Floats, number: int = number) -> None:
                 visits[i].append(Visit(network=i, round=number, seconds=seconds))
 
             seen[number] = visit_together(watch.of(number), stages, took)
+            other = watch.other_state(seen, reference)
+            if sum(number not in other for number in range(first, len(seen))) >= rounds:
+                break
     slow = Slowdowns.of(seen, [{visit.round: visit.seconds for visit in row} for row in visits.values()], reference)
     return Together([Pooled.of(visits[i], slow) for i in range(len(graphs))], slow)

@@ -172,6 +172,14 @@ def test_networks_are_measured_together() -> None:
     assert [sorted(set(pooled.rounds.tolist())) for pooled in found] == [[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5], [6, 7, 8]]
 
 
+def test_another_state_of_the_machine_is_waited_for() -> None:
+    """By an earlier measurement's canaries rounds of another machine are known and made again, up to twice as many in all."""
+    reference = Slowdowns.of({i: [np.full(5, 1e-3)] for i in range(20)})
+    for seconds, rounds in ((1.1e-3, 3), (1.5e-3, 6)):
+        (found,), _ = measure_together(runtime(seconds), [tiny()], [tiny(24)], rounds=3, reference=reference)
+        assert sorted(set(found.rounds.tolist())) == list(range(rounds))
+
+
 def test_earlier_rounds_tell_what_undisturbed_is() -> None:
     """With canaries known from before, a machine that is disturbed all along is seen to be."""
     reference = Slowdowns.of({i: [np.full(5, 1e-3)] for i in range(20)})
