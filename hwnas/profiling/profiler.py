@@ -44,6 +44,7 @@ Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], Look]
 CANARIES = 6
 CANARY_SEED = 2**31  # no plan has it: seeds of plans are small
 RESERVE = 0.015  # of the time, for what comes after the last round
+SPARE = 1.1  # times as long as rounds took so far
 FEW = 3  # waves; where no more fit into the time, networks are begun by the wave: rounds of a few networks would be canaries mostly
 TOURNAMENT = 6  # candidates of which the most uncertain is measured, for every other network
 WAVE_BYTES = 4 * 2**30  # of weights and activations that the networks under measurement may hold in memory
@@ -124,8 +125,8 @@ class _Pace:
         self.visit_s = before + (seconds - visits * before) / self._visits
 
     def round_s(self, networks: int) -> float:
-        """Of a round with so many networks."""
-        return (networks + CANARIES) * (self.visit_s or 0.0)
+        """Of a round with so many networks, with a little to spare."""
+        return SPARE * (networks + CANARIES) * (self.visit_s or 0.0)
 
     def affordable(self, seconds: float, plan: Plan) -> float:
         """How many networks fit into so many seconds; no end of them before the first round."""
@@ -217,11 +218,12 @@ class Profiler:
             number = 1 + max([*found.canaries, *(visit.round for visits in found.visits.values() for visit in visits)], default=-1)
             ended_by = ended_by or self._ended(plan, curve, len(found.genotypes), spent_s())
             half_way_s = (spent_s() + plan.deadline_s) / 2  # the other half of the time left is for the visits
+            closing = bool(ended_by)
             few = pace.affordable(plan.deadline_s - spent_s(), plan) < FEW * plan.wave
             for network in islice(self._candidates(window, plan, ended_by), plan.wave if few else plan.cohort):
                 late = spent_s() >= half_way_s if pace.visit_s is None else spent_s() + pace.finish_s(window, plan) > plan.deadline_s
                 if (window.stages and window.room <= 0) or (late and (window.stages or found.visits)):
-                    ended_by = ended_by or ("time" if late and pace.visit_s is not None else "")
+                    closing = closing or late
                     break
                 began = spent_s()
                 genotype = found.genotypes.get(network) or self._next(network, empty, look)
@@ -232,9 +234,11 @@ class Profiler:
                     timed[network] = number
                 pace.began(spent_s() - began)
             if not window.stages:
+                ended_by = ended_by or "time"
                 break
-            due = window.due(number, closing=bool(ended_by))
-            if ended_by and not window.unseen and spent_s() + pace.round_s(len(due)) > plan.deadline_s:
+            due = window.due(number, closing=closing)
+            if closing and not window.unseen and spent_s() + pace.round_s(len(due)) > plan.deadline_s:
+                ended_by = ended_by or "time"
                 break  # another round would not fit
             began = spent_s()
             self._round(number, watch, due, found, journal, spent_s)

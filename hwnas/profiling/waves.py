@@ -14,6 +14,7 @@ All takes 1.2 to 1.8 times as long then, and not all alike, so no factor puts th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,7 @@ UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
 OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
 MOST_ROUNDS = 2  # times as many as asked for, until there are so many of the machine as it usually is
 ENOUGH = 2  # visits of the machine as it usually is; where a network has fewer, all its visits count
+DEAR_S = 1.0
 SESSIONS = 3  # of every canary, visited by turns: where a session's memory lies moves a small network by 1 or 2 %
 REWEIGHTINGS = 8
 HUBER = 2.0  # observations further off than so many robust deviations count less
@@ -255,13 +257,16 @@ class Watch:
         runtime: that builds them.
         canaries: fixed networks.
         precision: of the arithmetic.
-        sessions: of each; one where building is dear.
+        sessions: of each; one where building another set takes longer than `DEAR_S`.
     """
 
     def __init__(self, runtime: Runtime, canaries: Sequence[Graph], *, precision: str, sessions: int = SESSIONS) -> None:
-        self._sessions = [
-            [Stage.build(runtime, graph, precision=precision, seed=i) for i, graph in enumerate(canaries)] for _ in range(sessions)
-        ]
+        self._sessions: list[list[Stage]] = []
+        while len(self._sessions) < sessions:
+            began = time.perf_counter()
+            self._sessions.append([Stage.build(runtime, graph, precision=precision, seed=i) for i, graph in enumerate(canaries)])
+            if time.perf_counter() - began > DEAR_S:
+                break
         self._log_s: dict[int, Floats] = {}
 
     def of(self, number: int) -> Sequence[Stage]:
