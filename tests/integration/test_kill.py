@@ -14,6 +14,7 @@ import pytest
 from commands import QUICK, TINY, Done, finish, invoke, start, wait_until
 
 from hwnas.profiling import Plan, ProfileStore, Setting
+from hwnas.profiling.window import MOST_VISITS
 from hwnas.search.archive import Archive, Stored, Trial
 
 pytestmark = pytest.mark.process
@@ -125,7 +126,8 @@ def test_a_profile_survives_interrupt_and_kill(tmp_path: Path) -> None:
     for network, number, seconds in killed:
         assert found[network].samples.seconds[found[network].pooled.rounds == number].tolist() == seconds
     for network in found.values():
-        assert len(set(network.pooled.rounds.tolist())) == Plan().visits  # as many as in an undisturbed profile
+        # as many as in an undisturbed profile, or more where this machine was another meanwhile
+        assert Plan().visits <= len(set(network.pooled.rounds.tolist())) <= MOST_VISITS * Plan().visits
 
 
 def test_a_search_survives_interrupt_and_kill(home: Path) -> None:
