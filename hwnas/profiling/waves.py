@@ -40,7 +40,7 @@ OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of ano
 MOST_ROUNDS = 2  # times as many as asked for, until there are so many of the machine as it usually is
 ENOUGH = 2  # visits of the machine as it usually is; where a network has fewer, all its visits count
 DEAR_S = 1.0
-SESSIONS = 3  # of every canary, visited by turns: where a session's memory lies moves a small network by 1 or 2 %
+SESSIONS = 3  # of every canary, visited by turns, so that no one session's luck is in all that is judged by it
 REWEIGHTINGS = 8
 HUBER = 2.0  # observations further off than so many robust deviations count less
 
