@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hwnas.ir.fold import fold
 from hwnas.ir.node import Array
 from hwnas.ir.onnx import load, to_bytes
 from hwnas.runtimes import ort_int8_kernels
+from hwnas.runtimes.apart import apart
 from hwnas.runtimes.base import KernelTime, Model, graph_of
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_int8 import Scheme, scheme
@@ -61,8 +62,12 @@ class OrtSession:
         run, outputs, inputs = self._session.run, self._outputs, dict(feed)
         if self._runtime.threads > 1:
             time.sleep(2 * SPIN_S)
-        with pinned(self._runtime.threads):
-            return sample(lambda: run(outputs, inputs), rule, clock)
+
+        def runs() -> Samples:
+            with pinned(self._runtime.threads):
+                return sample(lambda: run(outputs, inputs), rule, clock)
+
+        return apart(runs)
 
     def kernels(self) -> tuple[KernelCall, ...]:
         """Every kernel in execution order, read from one profiled run and the graph that the runtime optimised."""
@@ -76,9 +81,7 @@ class OrtSession:
         with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
             optimized = Path(folder, "optimized.onnx")
             session = self._runtime.open(model, profile=Path(folder, "profile"), optimized=optimized)
-            with pinned(self._runtime.threads):
-                for _ in range(runs):
-                    session.run(self._outputs, dict(feed))
+            apart(partial(self._watched, session, dict(feed), runs))
             cost = self._runtime.watching_cost
             durations: dict[str, list[float]] = defaultdict(list)
             ran: dict[str, str] = {}
@@ -92,6 +95,11 @@ class OrtSession:
             again = cost.event_s if calls[name] in seconds else 0.0  # the first goes with what the profiler adds to every kernel
             seconds[calls[name]] += max(_undisturbed_s(values) - again, TICK_S / 2)
         return tuple(KernelTime(call=call, seconds=total) for call, total in seconds.items())
+
+    def _watched(self, session: Any, feed: Mapping[str, Array], runs: int) -> None:
+        with pinned(self._runtime.threads):
+            for _ in range(runs):
+                session.run(self._outputs, feed)
 
     def _attributed(self, optimized: Any, ran: Mapping[str, str]) -> Mapping[str, KernelCall]:
         if self._scheme is None:
