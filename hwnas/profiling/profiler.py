@@ -13,7 +13,7 @@ import numpy as np
 from hwnas.errors import MeasurementError, UsageError
 from hwnas.ir import Graph
 from hwnas.ir.cost import flops, memory_bytes
-from hwnas.profiling.journal import Journal, Measuring
+from hwnas.profiling.journal import Measuring
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
 from hwnas.profiling.steady import WATCHED, Batch, Guard
 from hwnas.profiling.store import ProfileStore
@@ -146,7 +146,7 @@ PLATEAU_GAIN = 0.1
 class Profiler:
     """Profiles one setting.
 
-    Args:
+    Attributes:
         runtime: builds and times.
         space: networks to sample.
         store: where the profile goes; its journal makes every network safe as soon as it was measured.
@@ -164,12 +164,12 @@ class Profiler:
         clock: Callable[[], float] = time.perf_counter,
         guard: Guard | None = None,
     ) -> None:
-        self._runtime = runtime
-        self._space = space
-        self._store = store
-        self._judge = judge
-        self._clock = clock
-        self._guard = guard
+        self.runtime = runtime
+        self.space = space
+        self.store = store
+        self.judge = judge
+        self.clock = clock
+        self.guard = guard
 
     def begin(self, empty: Profile, *, resume: bool) -> None:
         """Makes sure that a profile can be measured, and remembers that it is to be, before one is.
@@ -195,167 +195,29 @@ class Profiler:
             UsageError: there is an unfinished profile and `resume` is False, or it does not fit this call.
             MeasurementError: too few networks were measured; they stay in the journal, and an earlier profile stays what it was.
         """
-        found = self._open(empty, resume)
-        journal = self._store.journal(empty.setting, empty.space)
-        before_s, start = found.spent_s, self._clock()
-        curve = found.curve
-        look = self._judged_again(found)
-
-        def spent_s() -> float:
-            return before_s + self._clock() - start
-
-        watch = Watch(
-            self._runtime,
-            canaries(self._space, batch=empty.setting.batch),
-            precision=empty.setting.precision,
-            sessions=SESSIONS if self._guard is None else 1,  # engines of a card take minutes to build
-        )
-        window = Window(found=found, visits=plan.visits, apart=plan.apart, room=WAVE_BYTES)
-        pace = _Pace()
-        timed = dict.fromkeys(found.times, -1)  # the round after which a network's kernels were timed
-        ended_by = ""
-        while True:
-            number = 1 + max([*found.canaries, *(visit.round for visits in found.visits.values() for visit in visits)], default=-1)
-            ended_by = ended_by or self._ended(plan, curve, len(found.genotypes), spent_s())
-            half_way_s = (spent_s() + plan.deadline_s) / 2  # the other half of the time left is for the visits
-            closing = bool(ended_by)
-            few = pace.affordable(plan.deadline_s - spent_s(), plan) < FEW * plan.wave
-            for network in islice(self._candidates(window, plan, ended_by), plan.wave if few else plan.cohort):
-                late = spent_s() >= half_way_s if pace.visit_s is None else spent_s() + pace.finish_s(window, plan) > plan.deadline_s
-                if (window.stages and window.room <= 0) or (late and (window.stages or found.visits)):
-                    closing = closing or late
-                    break
-                began = spent_s()
-                genotype = found.genotypes.get(network) or self._next(network, empty, look)
-                graph = self._space.graph(genotype, batch=empty.setting.batch)
-                window.open(network, self._stage(graph, empty), memory_bytes(graph))
-                if network not in found.times:
-                    self._time_kernels(window.stages[network], network, genotype, round(call_s * 1e9), found, journal, plan, spent_s)
-                    timed[network] = number
-                pace.began(spent_s() - began)
-            if not window.stages:
-                ended_by = ended_by or "time"
-                break
-            due = window.due(number, closing=closing)
-            if closing and not window.unseen and spent_s() + pace.round_s(len(due)) > plan.deadline_s:
-                ended_by = ended_by or "time"
-                break  # another round would not fit
-            began = spent_s()
-            self._round(number, watch, due, found, journal, spent_s)
-            pace.visited(len(due), spent_s() - began)
-            window.other_state = watch.other_state(found.canaries)
-            if number not in window.other_state:
-                for network, stage in window.stages.items():
-                    if timed[network] in window.other_state:
-                        genotype, call_ns = found.genotypes[network], found.call_ns[network]
-                        self._time_kernels(stage, network, genotype, call_ns, found, journal, plan, spent_s)
-                        timed[network] = number
-            window.close()
-            done = window.done
-            report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
-            if done - found.judged >= max(plan.wave, found.judged // 2) and spent_s() < plan.deadline_s:
-                look = self._look(found, journal, done, spent_s) or look
-                report(Progress(networks=done, seconds=spent_s(), error=curve[-1].mape if curve else None))
-        networks = found.records()
+        run = _Run(self, empty, plan, self._open(empty, resume), call_ns=round(call_s * 1e9), report=report)
+        ended_by = run.measure()
+        networks = run.found.records()
         if len(networks) < plan.least_networks:
             raise MeasurementError(
-                f"{len(networks)} networks were measured in {spent_s():.0f} s, and {plan.least_networks} at least make a profile; "
+                f"{len(networks)} networks were measured in {run.spent_s():.0f} s, and {plan.least_networks} at least make a profile; "
                 f"they are kept: go on with --resume and a longer --max-time"
             )
         profile = replace(
             empty,
             networks=tuple(networks),
-            canaries=found.canaries,
-            curve=tuple(curve),
+            canaries=run.found.canaries,
+            curve=tuple(run.found.curve),
             ended_by=ended_by,
-            spent_s=spent_s(),
-            batches=tuple(found.batches),
+            spent_s=run.spent_s(),
+            batches=tuple(run.found.batches),
         )
-        self._store.save(profile)
+        self.store.save(profile)
         return profile
-
-    def _look(self, found: Measuring, journal: Journal, done: int, spent_s: Callable[[], float]) -> Look | None:
-        """How good a predictor the networks of the last look make for those measured since, as far as these were drawn by chance."""
-        look, point, networks = None, None, found.records()
-        if found.judged:
-            look = self._judge(networks[: found.judged], _drawn(networks[found.judged : done]))
-            point = CurvePoint(networks=found.judged, seconds=spent_s(), mape=look.mape, within_10=look.within_10)
-            found.curve.append(point)
-        found.judged = done
-        journal.look(point, done, spent_s())
-        return look
-
-    def _judged_again(self, found: Measuring) -> Look | None:
-        """The last look of a profile that goes on, which chose the networks that came after."""
-        if not found.curve:
-            return None
-        before, networks = found.curve[-1].networks, found.records()
-        return self._judge(networks[:before], _drawn(networks[before : found.judged]))
-
-    def _next(self, number: int, empty: Profile, look: Look | None) -> Genotype:
-        """The plan's network of this number; every other one is the most uncertain of several, as soon as that can be told."""
-        if look is None or _by_chance(number):
-            return self.genotype(number, empty.seed)
-        candidates = [self.genotype(number, empty.seed, draw) for draw in range(TOURNAMENT)]
-        worth = look.worth([self._space.graph(genotype, batch=empty.setting.batch) for genotype in candidates])
-        return candidates[int(np.argmax(worth))]
-
-    @staticmethod
-    def _candidates(window: Window, plan: Plan, ended_by: str) -> Iterator[int]:
-        """Networks to build next: those that lack visits, then new ones, unless the profile comes to its end."""
-        yield from window.lacking()
-        if not ended_by:
-            yield from range(len(window.found.genotypes), plan.max_networks)
-
-    def _time_kernels(
-        self,
-        stage: Stage,
-        number: int,
-        genotype: Genotype,
-        call_ns: int,
-        found: Measuring,
-        journal: Journal,
-        plan: Plan,
-        spent_s: Callable[[], float],
-    ) -> None:
-        """Times a network's kernels, and puts it on record."""
-        if self._guard is None:
-            times = stage.kernel_times(plan.kernel_runs)
-        else:
-            note = _noting(found, journal, spent_s)
-            times = self._guard.take(number, lambda: stage.kernel_times(plan.kernel_runs), round_=WATCHED, note=note)
-        journal.network(number, genotype, times, call_ns, spent_s())
-        found.genotypes[number], found.call_ns[number] = genotype, call_ns
-        found.times[number] = tuple((time.call, time.seconds) for time in times)
-
-    def _round(
-        self,
-        number: int,
-        watch: Watch,
-        due: Mapping[int, Stage],
-        found: Measuring,
-        journal: Journal,
-        spent_s: Callable[[], float],
-    ) -> None:
-        """Visits the canaries and the networks whose turn it is."""
-
-        def took(network: int, seconds: Floats) -> None:
-            visit = Visit(network=network, round=number, seconds=seconds)
-            found.visits.setdefault(network, []).append(visit)
-            journal.visit(visit, spent_s())
-
-        attend: Attend = at_once
-        if self._guard is not None:
-            attend = partial(self._guard.take, round_=number, note=_noting(found, journal, spent_s))
-        found.canaries[number] = visit_together(watch.of(number), due, took, attend)
-        journal.canaries(number, found.canaries[number], spent_s())
-
-    def _stage(self, graph: Graph, empty: Profile) -> Stage:
-        return Stage.build(self._runtime, graph, precision=empty.setting.precision, seed=0)
 
     def _open(self, empty: Profile, resume: bool) -> Measuring:
         """What was measured already."""
-        journal = self._store.journal(empty.setting, empty.space)
+        journal = self.store.journal(empty.setting, empty.space)
         header = {"space": empty.space, "seed": empty.seed, "fingerprint": empty.fingerprint, "setting": empty.setting.key}
         if not journal.exists():
             journal.start(header)
@@ -375,34 +237,191 @@ class Profiler:
                 )
         return found
 
-    @staticmethod
-    def _ended(plan: Plan, curve: Sequence[CurvePoint], networks: int, spent_s: float) -> str:
+    def genotype(self, index: int, seed: int, draw: int = 0) -> Genotype:
+        """A candidate for the plan's network number `index`: its own random stream, so that a resumed plan goes on as it would have."""
+        stream = [seed, index, draw] if draw else [seed, index]
+        return self.space.canonical(self.space.sample(np.random.default_rng(stream)))
+
+
+class _Run:
+    """One run of a profiler: from what was measured already until its plan ends."""
+
+    def __init__(
+        self, profiler: Profiler, empty: Profile, plan: Plan, found: Measuring, *, call_ns: int, report: Callable[[Progress], None]
+    ) -> None:
+        self.found = found
+        self._profiler, self._empty, self._plan, self._call_ns, self._report = profiler, empty, plan, call_ns, report
+        self._journal = profiler.store.journal(empty.setting, empty.space)
+        self._before_s, self._start = found.spent_s, profiler.clock()
+        self._look = self._judged_again()
+        self._watch = Watch(
+            profiler.runtime,
+            canaries(profiler.space, batch=empty.setting.batch),
+            precision=empty.setting.precision,
+            sessions=SESSIONS if profiler.guard is None else 1,  # engines of a card take minutes to build
+        )
+        self._window = Window(found=found, visits=plan.visits, apart=plan.apart, room=WAVE_BYTES)
+        self._pace = _Pace()
+        self._timed = dict.fromkeys(found.times, -1)  # the round after which a network's kernels were timed
+
+    def spent_s(self) -> float:
+        """Wall-clock time, over all sessions."""
+        return self._before_s + self._profiler.clock() - self._start
+
+    @property
+    def _left_s(self) -> float:
+        return self._plan.deadline_s - self.spent_s()
+
+    def measure(self) -> str:
+        """Measures round after round.
+
+        Returns:
+            What ended it.
+        """
+        ended_by = ""
+        while True:
+            number = self._next_round
+            ended_by = ended_by or self._ended()
+            closing = self._begin_networks(number, new=not ended_by) or bool(ended_by)
+            due = self._window.due(number, closing=closing)
+            over = closing and not self._window.unseen and self._pace.round_s(len(due)) > self._left_s
+            if over or not self._window.stages:
+                return ended_by or "time"
+            self._visit(number, due)
+            self._time_again(number)
+            self._window.close()
+            self._judge()
+
+    @property
+    def _next_round(self) -> int:
+        visited = (visit.round for visits in self.found.visits.values() for visit in visits)
+        return 1 + max([*self.found.canaries, *visited], default=-1)
+
+    def _ended(self) -> str:
         """Why no further network is begun; empty while there is no reason."""
-        if spent_s >= plan.deadline_s:
+        if self._left_s <= 0:
             return "time"
-        if networks >= plan.max_networks:
+        if len(self.found.genotypes) >= self._plan.max_networks:
             return "count"
-        errors = [point.mape for point in curve]
-        if len(errors) >= 2 and max(errors[-2:]) <= plan.target_error:  # twice, so that one lucky look does not end it
+        errors = [point.mape for point in self.found.curve]
+        if len(errors) >= 2 and max(errors[-2:]) <= self._plan.target_error:  # twice, so that one lucky look does not end it
             return "target"
         if len(errors) > PLATEAU_ROUNDS and min(errors[-PLATEAU_ROUNDS:]) > (1 - PLATEAU_GAIN) * min(errors[:-PLATEAU_ROUNDS]):
             return "plateau"
         return ""
 
-    def genotype(self, index: int, seed: int, draw: int = 0) -> Genotype:
-        """A candidate for the plan's network number `index`: its own random stream, so that a resumed plan goes on as it would have."""
-        stream = [seed, index, draw] if draw else [seed, index]
-        return self._space.canonical(self._space.sample(np.random.default_rng(stream)))
+    def _begin_networks(self, number: int, *, new: bool) -> bool:
+        """Builds the networks that join the window before a round.
 
+        Returns:
+            Whether there is no time for more.
+        """
+        half_way_s = self._left_s / 2  # the other half of the time left is for the visits
+        few = self._pace.affordable(self._left_s, self._plan) < FEW * self._plan.wave
+        for network in islice(self._candidates(new), self._plan.wave if few else self._plan.cohort):
+            first = self._pace.visit_s is None
+            late = self._left_s <= half_way_s if first else self._pace.finish_s(self._window, self._plan) > self._left_s
+            if late and (self._window.stages or self.found.visits):
+                return True
+            if self._window.stages and self._window.room <= 0:
+                return False
+            began = self.spent_s()
+            self._begin(network, number)
+            self._pace.began(self.spent_s() - began)
+        return False
 
-def _noting(found: Measuring, journal: Journal, spent_s: Callable[[], float]) -> Callable[[Batch], None]:
-    """Puts batches of samples on record."""
+    def _candidates(self, new: bool) -> Iterator[int]:
+        """Networks to build next: those that lack visits, then new ones, unless the profile comes to its end."""
+        yield from self._window.lacking()
+        if new:
+            yield from range(len(self.found.genotypes), self._plan.max_networks)
 
-    def note(batch: Batch) -> None:
-        found.batches.append(batch)
-        journal.batch(batch, spent_s())
+    def _begin(self, network: int, number: int) -> None:
+        """Builds a network and times its kernels, unless an earlier session did that."""
+        setting = self._empty.setting
+        genotype = self.found.genotypes.get(network) or self._choose(network)
+        graph = self._profiler.space.graph(genotype, batch=setting.batch)
+        stage = Stage.build(self._profiler.runtime, graph, precision=setting.precision, seed=0)
+        self._window.open(network, stage, memory_bytes(graph))
+        if network not in self.found.times:
+            self._time_kernels(network, genotype, self._call_ns, number)
 
-    return note
+    def _choose(self, network: int) -> Genotype:
+        """The plan's network of this number; every other one is the most uncertain of several, as soon as that can be told."""
+        draw = partial(self._profiler.genotype, network, self._empty.seed)
+        if self._look is None or _by_chance(network):
+            return draw()
+        candidates = [draw(i) for i in range(TOURNAMENT)]
+        worth = self._look.worth([self._profiler.space.graph(genotype, batch=self._empty.setting.batch) for genotype in candidates])
+        return candidates[int(np.argmax(worth))]
+
+    def _time_kernels(self, network: int, genotype: Genotype, call_ns: int, number: int) -> None:
+        """Times the kernels of a network before or after a round, and puts it on record."""
+        stage, guard = self._window.stages[network], self._profiler.guard
+        take = partial(stage.kernel_times, self._plan.kernel_runs)
+        times = take() if guard is None else guard.take(network, take, round_=WATCHED, note=self._note)
+        self._journal.network(network, genotype, times, call_ns, self.spent_s())
+        self.found.genotypes[network], self.found.call_ns[network] = genotype, call_ns
+        self.found.times[network] = tuple((time.call, time.seconds) for time in times)
+        self._timed[network] = number
+
+    def _visit(self, number: int, due: Mapping[int, Stage]) -> None:
+        """One round: visits the canaries and the networks whose turn it is."""
+
+        def took(network: int, seconds: Floats) -> None:
+            visit = Visit(network=network, round=number, seconds=seconds)
+            self.found.visits.setdefault(network, []).append(visit)
+            self._journal.visit(visit, self.spent_s())
+
+        guard = self._profiler.guard
+        attend: Attend = at_once if guard is None else partial(guard.take, round_=number, note=self._note)
+        began = self.spent_s()
+        self.found.canaries[number] = visit_together(self._watch.of(number), due, took, attend)
+        self._journal.canaries(number, self.found.canaries[number], self.spent_s())
+        self._pace.visited(len(due), self.spent_s() - began)
+
+    def _time_again(self, number: int) -> None:
+        """Kernels that were timed while the machine was in another state are timed once more, as soon as it is not."""
+        other_state = self._window.other_state = self._watch.other_state(self.found.canaries)
+        if number not in other_state:
+            for network in self._window.stages:
+                if self._timed[network] in other_state:
+                    self._time_kernels(network, self.found.genotypes[network], self.found.call_ns[network], number)
+
+    def _judge(self) -> None:
+        """Says where the run stands, and looks at the error once enough networks came on top."""
+        done = self._window.done
+        self._say(done)
+        if done - self.found.judged >= max(self._plan.wave, self.found.judged // 2) and self._left_s > 0:
+            self._look = self._look_at(done) or self._look
+            self._say(done)
+
+    def _say(self, done: int) -> None:
+        curve = self.found.curve
+        self._report(Progress(networks=done, seconds=self.spent_s(), error=curve[-1].mape if curve else None))
+
+    def _look_at(self, done: int) -> Look | None:
+        """How good a predictor the networks of the last look make for those measured since, as far as these were drawn by chance."""
+        found, look, point, networks = self.found, None, None, self.found.records()
+        if found.judged:
+            look = self._profiler.judge(networks[: found.judged], _drawn(networks[found.judged : done]))
+            point = CurvePoint(networks=found.judged, seconds=self.spent_s(), mape=look.mape, within_10=look.within_10)
+            found.curve.append(point)
+        found.judged = done
+        self._journal.look(point, done, self.spent_s())
+        return look
+
+    def _judged_again(self) -> Look | None:
+        """The last look of a profile that goes on, which chose the networks that came after."""
+        if not self.found.curve:
+            return None
+        before, networks = self.found.curve[-1].networks, self.found.records()
+        return self._profiler.judge(networks[:before], _drawn(networks[before : self.found.judged]))
+
+    def _note(self, batch: Batch) -> None:
+        """Puts a batch of samples on record."""
+        self.found.batches.append(batch)
+        self._journal.batch(batch, self.spent_s())
 
 
 def _drawn(networks: Sequence[NetworkRecord]) -> Sequence[NetworkRecord]:

@@ -37,7 +37,7 @@ WARM_S = 0.008  # at the start of a visit: a network that comes back is slower a
 COLDEST = 200  # runs after which none is slower any more, however short they are
 UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
 OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
-MOST_ROUNDS = 2  # times as many as asked for, until there are so many of the machine as it usually is
+PATIENCE = 2  # times as many rounds as planned at most, where the machine is in another state again and again
 ENOUGH = 2  # visits of the machine as it usually is; where a network has fewer, all its visits count
 DEAR_S = 1.0
 SESSIONS = 3  # of every canary, visited by turns, so that no one session's luck is in all that is judged by it
@@ -352,7 +352,7 @@ def measure_together(
         numbers = range(start, min(start + wave, len(graphs)))
         stages = {i: Stage.build(runtime, graphs[i], precision=precision, seed=i) for i in numbers}
         first = len(seen)
-        while len(seen) < first + MOST_ROUNDS * rounds:
+        while len(seen) < first + PATIENCE * rounds:
             number = len(seen)
 
             def took(i: int, seconds: Floats, number: int = number) -> None:

@@ -6,9 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hwnas.profiling.journal import Measuring
-from hwnas.profiling.waves import Stage
-
-MOST_VISITS = 2  # times as many as planned, where the machine is in another state again and again
+from hwnas.profiling.waves import PATIENCE, Stage
 
 
 @dataclass(slots=True)
@@ -36,7 +34,7 @@ class Window:
         """How many visits a network lacks."""
         seen = self.found.visits.get(number, ())
         counted = sum(visit.round not in self.other_state for visit in seen)
-        return max(0, min(self.visits - counted, MOST_VISITS * self.visits - len(seen)))
+        return max(0, min(self.visits - counted, PATIENCE * self.visits - len(seen)))
 
     def lacking(self) -> Iterator[int]:
         """Networks that were begun, lack visits and are not built: begun by an earlier session, or visited in rounds that do not count."""

@@ -14,7 +14,7 @@ import pytest
 from commands import QUICK, TINY, Done, finish, invoke, start, wait_until
 
 from hwnas.profiling import Plan, ProfileStore, Setting
-from hwnas.profiling.window import MOST_VISITS
+from hwnas.profiling.waves import PATIENCE
 from hwnas.search.archive import Archive, Stored, Trial
 
 pytestmark = pytest.mark.process
@@ -127,7 +127,7 @@ def test_a_profile_survives_interrupt_and_kill(tmp_path: Path) -> None:
         assert found[network].samples.seconds[found[network].pooled.rounds == number].tolist() == seconds
     for network in found.values():
         # as many as in an undisturbed profile, and more, up to a bound, only where this machine was another meanwhile
-        assert Plan().visits <= len(set(network.pooled.rounds.tolist())) <= MOST_VISITS * Plan().visits
+        assert Plan().visits <= len(set(network.pooled.rounds.tolist())) <= PATIENCE * Plan().visits
 
 
 def test_a_search_survives_interrupt_and_kill(home: Path) -> None:

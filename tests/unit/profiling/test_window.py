@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwnas.profiling.journal import Measuring
-from hwnas.profiling.waves import Stage, Visit
-from hwnas.profiling.window import MOST_VISITS, Window
+from hwnas.profiling.waves import PATIENCE, Stage, Visit
+from hwnas.profiling.window import Window
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_another_state_does_not_count(window: Window) -> None:
     assert list(window.lacking()) == [0]
     assert window.lacks(0) == 2
     window.other_state = range(100)
-    for round_ in range(3, 3 * MOST_VISITS):
-        assert window.lacks(0) == min(3, 3 * MOST_VISITS - round_)
+    for round_ in range(3, 3 * PATIENCE):
+        assert window.lacks(0) == min(3, 3 * PATIENCE - round_)
         visit(window, round_, 0)
     assert list(window.lacking()) == []
 
