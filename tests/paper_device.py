@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import log
 
@@ -48,15 +48,33 @@ def latency_s(kernels: Sequence[Kernel]) -> float:
 
 
 def measured(
-    count: int, *, seed: int = 0, space: str = "mobilenet-small", median: float = 1.0, fusions: Fusions | int = BLOCK
+    count: int,
+    *,
+    seed: int = 0,
+    space: str = "mobilenet-small",
+    median: float = 1.0,
+    fusions: Fusions | int = BLOCK,
+    beyond: Callable[[Sequence[Kernel]], Sequence[float]] = lambda kernels: [0.0] * len(kernels),
 ) -> list[NetworkRecord]:
-    """Random networks of a space as a profile would hold them; their median is so many times their p10."""
+    """Random networks of a space as a profile would hold them.
+
+    Args:
+        count: of networks.
+        seed: of the draw.
+        space: its name.
+        median: their median is so many times their p10.
+        fusions: of the device.
+        beyond: what the kernels of a network take beyond their usual time, in s.
+    """
     source = spaces.load(space)
     rows = []
     for i in range(count):
         genotype = source.canonical(source.sample(np.random.default_rng([seed, i])))
         calls = fuse(source.graph(genotype), fusions)
-        seconds = latency_s([call.kernel for call in calls]) * np.array([1.0] * 2 + [median] * 8)
+        kernels = [call.kernel for call in calls]
+        more = beyond(kernels)
+        seconds = (latency_s(kernels) + sum(more)) * np.array([1.0] * 2 + [median] * 8)
         pooled = Pooled.from_samples(seconds, np.zeros(10, np.int64), Slowdowns.of({}))
-        rows.append(Raw(i, genotype, pooled, [(call, kernel_s(call.kernel)) for call in calls], round(CALL_S * 1e9)))
+        times = [(call, kernel_s(call.kernel) + extra) for call, extra in zip(calls, more, strict=True)]
+        rows.append(Raw(i, genotype, pooled, times, round(CALL_S * 1e9)))
     return records_of(rows)

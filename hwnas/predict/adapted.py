@@ -79,6 +79,11 @@ class AdaptedModel:
     held_out: HeldOut
     level: float = 1.0
 
+    @property
+    def distances(self) -> tuple[float, ...]:
+        """None: a handful of networks does not tell what theirs do."""
+        return ()
+
     def kernels(self, table: Table) -> Kernels:
         """Every kernel by itself; one of a kind that was not measured on this device does not count as covered."""
         found = self.base.kernels(table)
@@ -88,9 +93,9 @@ class AdaptedModel:
             rows = table.kinds == name
             covered[rows] = found.covered[rows] | kind.part.covers(table.flops[rows], table.bytes[rows])
             doubt[rows] = np.maximum(found.doubt[rows], kind.error)
-        return Kernels(seconds, covered, doubt)
+        return Kernels.of(seconds, covered, doubt)
 
-    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix) -> Bounds:
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_distance: Matrix) -> Bounds:
         """Networks from sums over their kernels; arguments as `LatencyModel.networks`."""
         sums = self.call_s + seconds
         coverage = np.clip(1 - unknown / sums, 0.0, 1.0)
@@ -99,9 +104,11 @@ class AdaptedModel:
 
     def bounds(self, table: Table) -> Bounds:
         """Both stages."""
-        kernels = self.kernels(table)
-        unknown = np.where(kernels.covered, 0.0, kernels.seconds)
-        return self.networks(table.context, *(table.total(rows) for rows in (kernels.seconds, unknown, kernels.seconds * kernels.doubt)))
+        return self.networks(table.context, *self.kernels(table).sums(table))
+
+    def in_place(self, table: Table) -> Matrix:
+        """Time of every kernel in s, the same in every network."""
+        return self.kernels(table).seconds
 
     def limits(self, table: Table) -> NDArray[np.str_]:
         """What limits each kernel by the device's roofline."""

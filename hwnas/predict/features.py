@@ -294,7 +294,8 @@ class Table:
         flops: as `Described.flops`, [rows].
         bytes: [rows].
         owner: index of the network that each row belongs to, [rows], ascending.
-        context: of each network: bytes of all weights, bytes of the largest activation, number of kernels; [networks, 3].
+        context: of each network: bytes of all weights, bytes of the largest activation, number of kernels, bytes that all kernels read
+            and write; [networks, 4].
         dims: as `Described.dims`, [rows, 4].
         details: as `Described.details`, [rows, len(DETAILS)].
     """
@@ -351,14 +352,20 @@ def tabulate(networks: Sequence[Sequence[Kernel]]) -> Table:
     weight_bytes = np.array([row.weight_bytes for row in rows])
     activation_bytes = np.array([row.activation_bytes for row in rows])
     starts = np.searchsorted(owner, np.arange(len(networks)))
+    moved = np.array([row.bytes for row in rows])
     context = np.column_stack(
-        [np.add.reduceat(weight_bytes, starts), np.maximum.reduceat(activation_bytes, starts), np.bincount(owner, minlength=len(networks))]
+        [
+            np.add.reduceat(weight_bytes, starts),
+            np.maximum.reduceat(activation_bytes, starts),
+            np.bincount(owner, minlength=len(networks)),
+            np.add.reduceat(moved, starts),
+        ]
     )
     return Table(
         kinds=np.array([row.kind for row in rows]),
         values=np.array([row.values for row in rows]),
         flops=np.array([row.flops for row in rows]),
-        bytes=np.array([row.bytes for row in rows]),
+        bytes=moved,
         owner=owner,
         context=context,
         dims=np.array([row.dims for row in rows]),

@@ -6,9 +6,12 @@ network's from models that did not see it, and the interval comes from residuals
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +20,12 @@ from hwnas.errors import MeasurementError, require
 from hwnas.ir import Kernel
 from hwnas.predict.conformal import quantile
 from hwnas.predict.features import Matrix, Table, tabulate
-from hwnas.predict.model import LEAST_DOUBT, LEVEL, Correction, HeldOut, Kernels, KindModel, LatencyModel, first_stage
+from hwnas.predict.model import LEAST_DOUBT, LEVEL, HeldOut, Kernels, KindModel, LatencyModel, first_stage, with_distance
 from hwnas.predict.roofline import Roofline
+from hwnas.predict.second_stage import Correction, Reuse, reuse_distance, spread
 from hwnas.profiling import NetworkRecord
+
+Learned = TypeVar("Learned")
 
 UPPER_LEVEL = 0.95  # one-sided: with `LEVEL` on both sides, 5 % lie above
 FOLDS = 5
@@ -53,15 +59,17 @@ DOUBT_TREES = 40
 MOST_DOUBT = 1.0  # absolute log error of a kernel beyond which one more factor makes no difference
 
 
-def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline, growth: Growth | None = None) -> dict[str, KindModel]:
-    """The first stage: a booster per kind from kernels with their times in s."""
-    xgboost, growth = require("xgboost"), growth or THOROUGH
+def fit_kinds(
+    table: Table, seconds: Matrix, roofline: Roofline, growth: Growth | None = None, *, reuse: bool = False
+) -> dict[str, KindModel]:
+    """The first stage: a booster per kind from kernels with their times in s; and another that knows their networks' reuse distances."""
+    growth = growth or THOROUGH
     target = np.log(np.maximum(seconds, LEAST_TIME_S) / roofline.time_s(table.flops, table.bytes))
-    models = {}
-    for kind in np.unique(table.kinds):
+    distance = reuse_distance(table.context)[table.owner]
+
+    def of(kind: str) -> KindModel:
         rows = table.kinds == kind
-        data = xgboost.DMatrix(table.columns(rows, detailed=True), target[rows], nthread=1)
-        count = int(rows.sum())
+        columns, count = table.columns(rows, detailed=True), int(rows.sum())
         parameters = {
             **PARAMETERS,
             "eta": growth.eta,
@@ -69,13 +77,29 @@ def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline, growth: Growth 
             "base_score": float(target[rows].mean()),
         }
         sizes = np.column_stack([table.flops[rows], table.bytes[rows]])
-        models[str(kind)] = KindModel(
-            booster=xgboost.train(parameters, data, num_boost_round=growth.trees),
+        grow = partial(_grow, parameters, target[rows], growth.trees)
+        return KindModel(
+            booster=grow(columns),
+            reuse=grow(with_distance(columns, distance[rows])) if reuse else None,
             rows=count,
             low=tuple(sizes.min(axis=0).tolist()),
             high=tuple(sizes.max(axis=0).tolist()),
         )
-    return models
+
+    return _by_kind(table, of)
+
+
+def _by_kind(table: Table, learn: Callable[[str], Learned]) -> dict[str, Learned]:
+    """What is learned of every kind, on as many threads as there are processors: XGBoost computes outside the interpreter's lock."""
+    names, counts = np.unique(table.kinds, return_counts=True)
+    kinds = names[np.argsort(-counts, kind="stable")].tolist()  # what takes longest begins first
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return dict(zip(kinds, pool.map(learn, kinds), strict=True))
+
+
+def _grow(parameters: Mapping[str, Any], target: Matrix, trees: int, columns: Matrix) -> Any:
+    xgboost = require("xgboost")
+    return xgboost.train(parameters, xgboost.DMatrix(columns, target, nthread=1), num_boost_round=trees)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,55 +155,71 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequenc
             f"a predictor needs at least {LEAST_NETWORKS} measured networks, the profile has {len(networks)}; profile longer"
         )
     data = Training.of(networks)
-    typical = float(np.median(data.seconds / roofline.time_s(data.table.flops, data.table.bytes)))
+    table, latency = data.table, data.latency
+    typical = float(np.median(data.seconds / roofline.time_s(table.flops, table.bytes)))
+    distances = spread(table.context)
     folds = np.arange(len(networks)) % FOLDS
-    mixed = _cross_fit(data, folds, roofline, typical)
-    sums = data.call_s + data.table.total(mixed.seconds)
+    mixed = _cross_fit(data, folds, roofline, typical, distances)
     apart = _family_folds(families)
-    crossed = mixed if apart is None else _cross_fit(data, apart, roofline, typical)
+    crossed = mixed if apart is None else _cross_fit(data, apart, roofline, typical, distances)
     apart = folds if apart is None else apart
     missing = ~crossed.covered
-    held_sums = data.call_s + data.table.total(crossed.seconds)
+    sums, held_sums = mixed.sums(table), crossed.sums(table)
     predicted = np.empty(len(networks))
     doubt = np.empty(len(data.seconds))
     # What only one family has, the models do not know without it, and know when they ship: its doubt is that of networks held out singly.
     error = _log_error(data.seconds, np.where(missing, mixed.seconds, crossed.seconds))
     for k in np.unique(apart):
         train, test = np.flatnonzero(apart != k), np.flatnonzero(apart == k)
-        correction = Correction.fit(data.table.context[train], sums[train], data.latency[train])
-        predicted[test] = correction.apply(data.table.context[test], held_sums[test])
-        seen = np.isin(data.table.owner, train)
-        doubters = _fit_doubt(data.table.take(train), error[seen])
-        doubt[~seen] = _doubt(doubters, data.table.take(test))
-    network_doubt = data.table.total(data.seconds * doubt) / data.latency
+        correction, reuse = _second_stage(data, sums, distances, train)
+        value = correction.apply(table.context[test], data.call_s + held_sums[0][test])
+        predicted[test] = reuse.apply(value, table.context[test], data.call_s, held_sums[-1][test])
+        seen = np.isin(table.owner, train)
+        doubters = _fit_doubt(table.take(train), error[seen])
+        doubt[~seen] = _doubt(doubters, table.take(test))
+    network_doubt = table.total(data.seconds * doubt) / latency
     usual = float(np.median(network_doubt))
     difficulty = (1 + network_doubt / usual) / 2
-    known = _well_covered(data, crossed, held_sums)
+    known = _well_covered(data, crossed)
     if known.sum() < LEAST_NETWORKS:
         known[:] = True
-    half_width = quantile((np.abs(np.log(data.latency / predicted)) / difficulty)[known], LEVEL)
-    doubters = _fit_doubt(data.table, error)
-    kinds = {kind: replace(model, doubt=doubters[kind]) for kind, model in fit_kinds(data.table, data.seconds, roofline).items()}
+    half_width = quantile((np.abs(np.log(latency / predicted)) / difficulty)[known], LEVEL)
+    doubters = _fit_doubt(table, error)
+    models = fit_kinds(table, data.seconds, roofline, reuse=True)
+    correction, reuse = _second_stage(data, sums, distances, np.arange(len(networks)))
     return LatencyModel(
-        kinds=kinds,
+        kinds={kind: replace(model, doubt=doubters[kind]) for kind, model in models.items()},
         roofline=roofline,
-        correction=Correction.fit(data.table.context, sums, data.latency),
+        correction=correction,
+        reuse=reuse,
         call_s=data.call_s,
         half_width=half_width,
         median_width=quantile((np.log(data.median / predicted) - half_width * (difficulty - 1))[known], UPPER_LEVEL),
         usual_doubt=usual,
         typical=typical,
-        held_out=HeldOut.of(predicted, data.latency, difficulty),
+        held_out=HeldOut.of(predicted, latency, difficulty),
     )
 
 
-def _well_covered(data: Training, told: Kernels, sums: Matrix) -> NDArray[np.bool_]:
+def _second_stage(
+    data: Training, sums: tuple[Matrix, ...], distances: tuple[float, ...], networks: NDArray[np.int64]
+) -> tuple[Correction, Reuse]:
+    """Learns both opinions on networks, and how much each counts, from cross-fitted sums over their kernels, of some of them."""
+    context, latency = data.table.context[networks], data.latency[networks]
+    seconds, by_distance = data.call_s + sums[0][networks], sums[-1][networks]
+    correction = Correction.fit(context, seconds, latency)
+    reuse = Reuse.fit(distances, context, data.call_s, by_distance, correction.apply(context, seconds), latency)
+    return correction, reuse
+
+
+def _well_covered(data: Training, told: Kernels) -> NDArray[np.bool_]:
     """Networks that stand on kinds and sizes that were seen, by the times that they took and by those that were predicted.
 
     The roofline knows some kinds only to a factor of a hundred: by their predicted time alone such kernels seem to be a small part. An
     error of that size says nothing about networks that are covered, and of the others an estimate says that they are not.
     """
     taken, predicted = (data.table.total(np.where(told.covered, 0.0, seconds)) for seconds in (data.seconds, told.seconds))
+    sums = data.call_s + data.table.total(told.seconds)
     known: NDArray[np.bool_] = np.maximum(taken / data.latency, predicted / sums) < 1 - WELL_COVERED
     return known
 
@@ -193,15 +233,17 @@ def _family_folds(families: Sequence[str]) -> NDArray[np.int64] | None:
     return np.array([fold[name] for name in families])
 
 
-def _cross_fit(data: Training, folds: NDArray[np.int64], roofline: Roofline, typical: float) -> Kernels:
+def _cross_fit(data: Training, folds: NDArray[np.int64], roofline: Roofline, typical: float, distances: tuple[float, ...]) -> Kernels:
     """The first stage on every kernel, each from models that did not see its fold."""
-    seconds, covered = np.empty(len(data.seconds)), np.empty(len(data.seconds), bool)
+    count = len(data.seconds)
+    seconds, covered, by_distance = np.empty(count), np.empty(count, bool), np.empty((count, len(distances)))
     for k in np.unique(folds):
         part, test = data.take(np.flatnonzero(folds != k)), np.flatnonzero(folds == k)
-        found = first_stage(fit_kinds(part.table, part.seconds, roofline), roofline, typical, data.table.take(test))
+        models = fit_kinds(part.table, part.seconds, roofline, reuse=True)
+        found = first_stage(models, roofline, typical, data.table.take(test), distances)
         rows = np.isin(data.table.owner, test)
-        seconds[rows], covered[rows] = found.seconds, found.covered
-    return Kernels(seconds, covered, np.zeros(len(seconds)))
+        seconds[rows], covered[rows], by_distance[rows] = found.seconds, found.covered, found.by_distance
+    return Kernels(seconds, covered, np.zeros(count), by_distance)
 
 
 def _log_error(seconds: Matrix, predicted: Matrix) -> Matrix:
@@ -211,14 +253,13 @@ def _log_error(seconds: Matrix, predicted: Matrix) -> Matrix:
 
 def _fit_doubt(table: Table, error: Matrix) -> dict[str, Any]:
     """A booster per kind that predicts the absolute log error of a kernel."""
-    xgboost = require("xgboost")
-    found = {}
-    for kind in np.unique(table.kinds):
+
+    def of(kind: str) -> Any:
         rows = table.kinds == kind
-        data = xgboost.DMatrix(table.columns(rows, detailed=True), error[rows], nthread=1)
         parameters = {**PARAMETERS, **DOUBT, "base_score": float(error[rows].mean())}
-        found[str(kind)] = xgboost.train(parameters, data, num_boost_round=DOUBT_TREES)
-    return found
+        return _grow(parameters, error[rows], DOUBT_TREES, table.columns(rows, detailed=True))
+
+    return _by_kind(table, of)
 
 
 def _doubt(boosters: Mapping[str, Any], table: Table) -> Matrix:

@@ -120,6 +120,11 @@ class GpuModel:
         return 0.0
 
     @property
+    def distances(self) -> tuple[float, ...]:
+        """None: operators were measured alone."""
+        return ()
+
+    @property
     def launch_s(self) -> float:
         """What the host takes to launch a kernel, over all kinds."""
         return float(np.median([kind.launch_s for kind in self.kinds.values()]))
@@ -133,9 +138,9 @@ class GpuModel:
             rows = seen.models == name
             covered[rows] &= self.kinds[name].part.covers(table.counted[rows], table.bytes[rows])
             doubt[rows] = self.kinds[name].half_width
-        return Kernels(seconds, covered, doubt)
+        return Kernels.of(seconds, covered, doubt)
 
-    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix) -> Bounds:
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_distance: Matrix) -> Bounds:
         """Networks from sums over their kernels; arguments as `LatencyModel.networks`."""
         value = self.scale * np.maximum(seconds, self.launch_s * context[:, 2])
         coverage = np.clip(1 - unknown / seconds, 0.0, 1.0)
@@ -145,9 +150,11 @@ class GpuModel:
 
     def bounds(self, table: Table) -> Bounds:
         """Both stages."""
-        kernels = self.kernels(table)
-        unknown = np.where(kernels.covered, 0.0, kernels.seconds)
-        return self.networks(table.context, *(table.total(rows) for rows in (kernels.seconds, unknown, kernels.seconds * kernels.doubt)))
+        return self.networks(table.context, *self.kernels(table).sums(table))
+
+    def in_place(self, table: Table) -> Matrix:
+        """Time of every kernel in s, the same in every network."""
+        return self.kernels(table).seconds
 
     def limits(self, table: Table) -> NDArray[np.str_]:
         """What limits each kernel: `overhead` where the GPU is done before the host could launch the next one."""

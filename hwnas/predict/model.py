@@ -1,13 +1,13 @@
 """What is learned of a device's latency: XGBoost per kind of kernel, a small correction per network, a conformal interval.
 
 First stage: log(time / roofline) of a kernel from its local features, so that equal kernels are predicted once however many
-networks share them. Second stage: what a network's context does to the sum of its kernels, a robust ridge regression on four
-network-level numbers. How both are learned is in `fitting`.
+networks share them; and once more from those and a network's reuse distance, for a few distances. Second stage: what a network does to the
+sums of its kernels (`second_stage`). How both are learned is in `fitting`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,10 +18,9 @@ from hwnas.errors import require
 from hwnas.predict.conformal import quantile
 from hwnas.predict.features import Matrix, Table
 from hwnas.predict.roofline import Roofline
+from hwnas.predict.second_stage import Correction, Reuse, between
 
 LEVEL = 0.9
-RIDGE = 1.0
-HUBER = 2.0  # residuals beyond so many robust deviations count less
 LEAST_DOUBT = 0.005  # absolute log error of a kernel below which differences are noise
 UNKNOWN = 3.0  # what is not covered may take so many times more or less than the roofline suggests
 REACH = 2.0  # a size counts as covered up to this factor beyond what was measured
@@ -34,6 +33,7 @@ class KindModel:
     Attributes:
         booster: predicts log(time / roofline).
         doubt: predicts how far off that is, as an absolute log error; None in predictors of format 1.
+        reuse: predicts as `booster` does, with the log of the network's reuse distance as another feature; None before format 3.
         rows: kernels that it learned from.
         low: smallest flops and bytes among them.
         high: largest flops and bytes among them.
@@ -42,6 +42,7 @@ class KindModel:
 
     booster: Any
     doubt: Any = None
+    reuse: Any = None
     rows: int
     low: tuple[float, float]
     high: tuple[float, float]
@@ -53,67 +54,6 @@ class KindModel:
         for sizes, low, high in zip((flops, moved), self.low, self.high, strict=True):
             covered &= (sizes >= low / REACH) & (sizes <= high * REACH)
         return covered
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Correction:
-    """The second stage: log(latency / sum of kernels) from standardised context and its squares.
-
-    The squares are worth 0.5 points of error on `resnet` and on carriers: kernels are quicker than elsewhere in networks that fit into a
-    cache, and slower in those that are larger than any.
-
-    Attributes:
-        mean: of each column.
-        scale: standard deviation of each column.
-        weights: intercept, columns, squares; no squares in predictors that were learned without.
-        low: smallest value of each column on which it was fitted; outside, the context is held at the edge.
-        high: largest.
-    """
-
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    weights: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    @staticmethod
-    def columns(context: Matrix, sums: Matrix) -> Matrix:
-        """Log of weight bytes, of the largest activation, of the number of kernels, of the sum itself; [networks, 4]."""
-        columns: Matrix = np.log(np.column_stack([np.maximum(context, 1.0), sums]))
-        return columns
-
-    @classmethod
-    def fit(cls, context: Matrix, sums: Matrix, latency: Matrix) -> Correction:
-        """Ridge regression, iteratively reweighted (Huber) so that a disturbed measurement does not bend it."""
-        columns = cls.columns(context, sums)
-        mean, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), 1e-9)
-        design = cls._design((columns - mean) / scale)
-        target = np.log(latency / sums)
-        penalty = np.diag([0.0, *[RIDGE] * (design.shape[1] - 1)])
-        weight = np.ones(len(target))
-        for _ in range(5):
-            solution = np.linalg.solve(design.T @ (design * weight[:, None]) + penalty, design.T @ (weight * target))
-            residual = np.abs(target - design @ solution)
-            deviation = 1.4826 * np.median(residual) + 1e-9
-            weight = np.minimum(1.0, HUBER * deviation / np.maximum(residual, 1e-12))
-        return cls(
-            mean=tuple(mean.tolist()),
-            scale=tuple(scale.tolist()),
-            weights=tuple(solution.tolist()),
-            low=tuple(columns.min(axis=0).tolist()),
-            high=tuple(columns.max(axis=0).tolist()),
-        )
-
-    def apply(self, context: Matrix, sums: Matrix) -> Matrix:
-        """Latency in s from context and sums of kernels in s."""
-        columns = np.clip(self.columns(context, sums), self.low, self.high)
-        standard = (columns - np.array(self.mean)) / np.array(self.scale)
-        corrected: Matrix = sums * np.exp(self._design(standard)[:, : len(self.weights)] @ np.array(self.weights))
-        return corrected
-
-    @staticmethod
-    def _design(standard: Matrix) -> Matrix:
-        return np.column_stack([np.ones(len(standard)), standard, standard**2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +97,7 @@ class LatencyModel:
         kinds: a model per kind of kernel.
         roofline: scale of the targets.
         correction: per network.
+        reuse: the second opinion on networks; None before format 3.
         call_s: of an empty call.
         half_width: conformal half width of log(p10 / prediction) of a network of usual difficulty, both ways.
         median_width: conformal bound of log(median / prediction), upwards: what a user is promised, on the machine as it was.
@@ -168,6 +109,7 @@ class LatencyModel:
     kinds: Mapping[str, KindModel]
     roofline: Roofline
     correction: Correction
+    reuse: Reuse | None = None
     call_s: float
     half_width: float
     median_width: float
@@ -177,19 +119,27 @@ class LatencyModel:
 
     def kernels(self, table: Table) -> Kernels:
         """The first stage: every kernel by itself."""
-        return first_stage(self.kinds, self.roofline, self.typical, table)
+        return first_stage(self.kinds, self.roofline, self.typical, table, self.distances)
 
-    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix) -> Bounds:
+    @property
+    def distances(self) -> tuple[float, ...]:
+        """See `NetworkModel`."""
+        return self.reuse.distances if self.reuse else ()
+
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_distance: Matrix) -> Bounds:
         """The second stage: networks from sums over their kernels, which a population gathers from its blocks.
 
         Args:
-            context: as `Table.context`, [networks, 3].
+            context: as `Table.context`, [networks, 4].
             seconds: sum of the kernels' times in s, [networks].
             unknown: that part of it which is not covered, in s.
             doubt: sum of the kernels' times weighed by their doubt, in s.
+            by_distance: sums of the kernels' times at each of `distances`, in s, [networks, distances].
         """
         sums = self.call_s + seconds
         value = self.correction.apply(context, sums)
+        if self.reuse:
+            value = self.reuse.apply(value, context, self.call_s, by_distance)
         coverage = np.clip(1 - unknown / sums, 0.0, 1.0)
         difficulty = (1 + doubt / sums / self.usual_doubt) / 2 if self.usual_doubt else np.ones(len(sums))
         width = self.half_width * difficulty
@@ -197,9 +147,17 @@ class LatencyModel:
 
     def bounds(self, table: Table) -> Bounds:
         """Both stages."""
-        kernels = self.kernels(table)
-        unknown = np.where(kernels.covered, 0.0, kernels.seconds)
-        return self.networks(table.context, *(table.total(rows) for rows in (kernels.seconds, unknown, kernels.seconds * kernels.doubt)))
+        return self.networks(table.context, *self.kernels(table).sums(table))
+
+    def in_place(self, table: Table) -> Matrix:
+        """Both opinions count, as for the network."""
+        found = self.kernels(table)
+        if not self.reuse:
+            return found.seconds
+        both = self.reuse.mean(found.seconds, between(self.distances, table.context[table.owner], found.by_distance))
+        known, told = (table.total(np.where(found.covered, seconds, 0.0)) for seconds in (found.seconds, both))
+        scale = np.divide(known, told, out=np.ones(table.networks), where=told > 0)
+        return np.where(found.covered, both * scale[table.owner], found.seconds)
 
     def limits(self, table: Table) -> NDArray[np.str_]:
         """What limits each kernel by the roofline: `compute`, `memory` or `overhead`."""
@@ -207,8 +165,8 @@ class LatencyModel:
 
     def shifted(self, shift: float, half_width: float) -> LatencyModel:
         """This model with every logarithm of a latency moved, and another half width."""
-        intercept, *rest = self.correction.weights
-        return replace(self, correction=replace(self.correction, weights=(intercept + shift, *rest)), half_width=half_width)
+        reuse = self.reuse and replace(self.reuse, correction=self.reuse.correction.shifted(shift))
+        return replace(self, correction=self.correction.shifted(shift), reuse=reuse, half_width=half_width)
 
 
 class NetworkModel(Protocol):
@@ -229,11 +187,20 @@ class NetworkModel(Protocol):
         """How good it is on networks that it did not see."""
         ...
 
+    @property
+    def distances(self) -> tuple[float, ...]:
+        """Reuse distances of networks in bytes, for each of which kernels are told; none where that makes no difference."""
+        ...
+
     def kernels(self, table: Table) -> Kernels:
         """Every kernel by itself."""
         ...
 
-    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix) -> Bounds:
+    def in_place(self, table: Table) -> Matrix:
+        """Time of every kernel in its network, in s; they add up to the sum of `kernels`, and so do those that are covered."""
+        ...
+
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_distance: Matrix) -> Bounds:
         """Networks from sums over their kernels; see `LatencyModel.networks`."""
         ...
 
@@ -272,11 +239,32 @@ class Kernels:
         seconds: its time, [rows].
         covered: whether its kind and size were measured; where not, the time is scaled from the roofline.
         doubt: how far off the time may be, as an absolute log error.
+        by_distance: its time in a network of each reuse distance of the model, [rows, distances].
     """
 
     seconds: Matrix
     covered: NDArray[np.bool_]
     doubt: Matrix
+    by_distance: Matrix
+
+    @classmethod
+    def of(cls, seconds: Matrix, covered: NDArray[np.bool_], doubt: Matrix) -> Kernels:
+        """Those of a model that has no reuse distances."""
+        return cls(seconds, covered, doubt, np.zeros((len(seconds), 0)))
+
+    @property
+    def amounts(self) -> Matrix:
+        """What is summed up over a network: time, time that is not covered, doubtful time, times by distance; [rows, 3 + distances]."""
+        return np.column_stack([self.seconds, np.where(self.covered, 0.0, self.seconds), self.seconds * self.doubt, self.by_distance])
+
+    def sums(self, table: Table) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+        """The last arguments of `NetworkModel.networks`."""
+        return split(np.column_stack([table.total(column) for column in self.amounts.T]))
+
+
+def split(sums: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """Sums of `Kernels.amounts` over networks as the last arguments of `NetworkModel.networks`."""
+    return sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3:]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -289,11 +277,13 @@ class Bounds:
     coverage: Matrix
 
 
-def first_stage(kinds: Mapping[str, KindModel], roofline: Roofline, typical: float, table: Table) -> Kernels:
-    """Time of every kernel in s from its local features, and whether its kind and size were measured."""
+def first_stage(
+    kinds: Mapping[str, KindModel], roofline: Roofline, typical: float, table: Table, distances: Sequence[float] = ()
+) -> Kernels:
+    """Time of every kernel in s from its local features, and whether its kind and size were measured; and its time by reuse distance."""
     xgboost = require("xgboost")
     bound = roofline.time_s(table.flops, table.bytes)
-    factor = np.full(len(bound), typical)
+    factor = np.full((len(bound), 1 + len(distances)), typical)
     covered = np.zeros(len(bound), bool)
     doubt = np.full(len(bound), LEAST_DOUBT)
     for kind in np.unique(table.kinds):
@@ -301,9 +291,19 @@ def first_stage(kinds: Mapping[str, KindModel], roofline: Roofline, typical: flo
         if model is None:
             continue
         rows = table.kinds == kind
-        data = xgboost.DMatrix(table.columns(rows, detailed=model.detailed), nthread=1)
-        factor[rows] = np.exp(model.booster.predict(data))
+        columns = table.columns(rows, detailed=model.detailed)
+        data = xgboost.DMatrix(columns, nthread=1)
+        factor[rows, 0] = np.exp(model.booster.predict(data))
         covered[rows] = model.covers(table.flops[rows], table.bytes[rows])
         if model.doubt is not None:
             doubt[rows] = np.maximum(LEAST_DOUBT, model.doubt.predict(data))
-    return Kernels(bound * factor, covered, doubt)
+        if distances:
+            beside = xgboost.DMatrix(with_distance(np.repeat(columns, len(distances), axis=0), np.tile(distances, len(columns))), nthread=1)
+            factor[rows, 1:] = np.exp(model.reuse.predict(beside)).reshape(-1, len(distances))
+    seconds = bound[:, None] * factor
+    return Kernels(seconds[:, 0], covered, doubt, seconds[:, 1:])
+
+
+def with_distance(columns: Matrix, distance: Matrix) -> Matrix:
+    """What a model sees of kernels that knows their networks' reuse distances, given in bytes."""
+    return np.column_stack([columns, np.log(distance)])

@@ -16,7 +16,7 @@ import numpy as np
 
 from hwnas.predict.features import Matrix, describe, tabulate
 from hwnas.predict.lowering import START, Lowering, Unit
-from hwnas.predict.model import Bounds
+from hwnas.predict.model import Bounds, split
 from hwnas.predict.predictor import Predictor
 from hwnas.spaces.base import Population, SearchSpace, WholeNetwork
 from hwnas.spaces.blocks import UNSEEN, BlockIndex, Ids, grown
@@ -25,6 +25,7 @@ CHUNK = 8192  # networks at a time: what is gathered for them stays in the cache
 FIRST_CHECKED, CHECKED = 32, 2  # networks whose kernels are told twice: of a first population, and of others that bring something new
 FIRST_SHARE, FIRST_LEAST = 32, 8  # of a small first population one in so many, but at least so many
 FEW_STATES = 16
+OWN = 4  # columns that are no prediction: entangled, bytes of weights, kernels, bytes read and written
 
 
 @contextmanager
@@ -62,13 +63,14 @@ class PopulationPredictor:
         self._lowering = Lowering(predictor.kernels, self.index)
         self._table: Ids = np.full((64, FEW_STATES, 2), UNSEEN, np.int32)  # number of the unit by block, state, whether it is the last
         self._next: Ids = np.zeros(64, np.int32)  # the state after each unit
-        self._sums: Matrix = np.zeros((64, 6))  # of each unit: seconds, unknown and doubtful seconds, bytes of weights, kernels, entangled
+        self._width = OWN + 3 + len(predictor.model.distances)
+        self._sums: Matrix = np.zeros((64, self._width))  # of each unit: `OWN` columns, then `Kernels.amounts`
         self._largest: Matrix = np.zeros(64)  # bytes of the largest activation of each unit
         self._units: list[tuple[int, ...]] = []  # the kernels of each
         self._known = 0  # units whose sums are there
         self._met: set[tuple[int, bool]] = set()  # blocks that were lowered, in whatever state, and whether as the last
         self._passing: set[int] = set()  # those that have no kernels
-        self._kernels: Matrix = np.zeros((0, 6))  # of each kernel: as the first five sums, and the bytes of its activations
+        self._kernels: Matrix = np.zeros((0, self._width))  # of each kernel: the same, but the bytes of its activations first
 
     def bounds(self, population: Population, *, strict: bool = False) -> Bounds:
         """Latency of every network of a matrix of genotypes, [n] each; those of `Predictor.estimate`.
@@ -99,12 +101,12 @@ class PopulationPredictor:
             self._check(population, units, known)
             if self.refusal:
                 return self._alone(population)
-        sums, largest = np.zeros((len(population), 6)), np.zeros(len(population))
+        sums, largest = np.zeros((len(population), self._width)), np.zeros(len(population))
         for row in units:
             sums += self._sums[row]
             np.maximum(largest, self._largest[row], out=largest)
-        seconds, unknown, doubt, weights, kernels, entangled = sums.T
-        found = self.predictor.model.networks(np.column_stack([weights, largest, kernels]), seconds, unknown, doubt)
+        entangled, weights, kernels, moved = sums[:, :OWN].T
+        found = self.predictor.model.networks(np.column_stack([weights, largest, kernels, moved]), *split(sums[:, OWN:]))
         apart = np.flatnonzero(entangled)
         if apart.size:
             exact = self._alone(population[apart])
@@ -157,7 +159,7 @@ class PopulationPredictor:
             grown(self._sums, number + 1, 0),
             grown(self._largest, number + 1, 0),
         )
-        self._next[number], self._sums[number, 5] = unit.state, unit.entangled
+        self._next[number], self._sums[number, 0] = unit.state, unit.entangled
         self._table[block, state, int(last)] = number
         self._met.add((block, last))
         if not unit.kernels:
@@ -170,30 +172,23 @@ class PopulationPredictor:
             table = tabulate([kernels])
             told = self.predictor.model.kernels(table)
             described = [describe(kernel) for kernel in kernels]
-            columns = [
-                told.seconds,
-                np.where(told.covered, 0.0, told.seconds),
-                told.seconds * told.doubt,
-                np.array([row.weight_bytes for row in described]),
-                np.ones(len(kernels)),
-                np.array([row.activation_bytes for row in described]),
-            ]
-            self._kernels = np.concatenate([self._kernels, np.column_stack(columns)])
+            own = [(row.activation_bytes, row.weight_bytes, 1.0, row.bytes) for row in described]
+            self._kernels = np.concatenate([self._kernels, np.column_stack([np.array(own), told.amounts])])
         new = self._units[self._known :]
         owner = self._known + np.repeat(np.arange(len(new)), [len(unit) for unit in new])
         rows = self._kernels[[kernel for unit in new for kernel in unit]]
         # Kernels have their numbers by when they were met; sums must not depend on that, or a resumed search would round otherwise.
-        order = np.lexsort((*rows[:, 2::-1].T, owner))
+        order = np.lexsort((*rows[:, OWN + 2 : OWN - 1 : -1].T, owner))
         owner, rows = owner[order], rows[order]
-        np.add.at(self._sums[:, :5], owner, rows[:, :5])
-        np.maximum.at(self._largest, owner, rows[:, 5])
+        np.add.at(self._sums[:, 1:], owner, rows[:, 1:])
+        np.maximum.at(self._largest, owner, rows[:, 0])
         self._known = len(self._units)
 
     def _check(self, population: Population, units: Ids, known: int) -> None:
         """Compares the kernels of some networks that have new units with those that the runtime makes of the whole."""
         if isinstance(self.index.blocks[0].layer, WholeNetwork):
             return
-        entangled = self._sums[units, 5].any(axis=0)
+        entangled = self._sums[units, 0].any(axis=0)
         rows = np.flatnonzero((units.max(axis=0) >= known) & ~entangled)
         wanted = CHECKED if known else min(FIRST_CHECKED, max(FIRST_LEAST, len(rows) // FIRST_SHARE))
         for row in rows[np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int)].tolist():

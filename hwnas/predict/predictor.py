@@ -157,8 +157,7 @@ class Predictor:
         self._check_batch(graph)
         calls = self.kernels(graph)
         table = tabulate([[call.kernel for call in calls]])
-        kernels = self.model.kernels(table)
-        times, covered = kernels.seconds, kernels.covered
+        times, covered = self.model.in_place(table), self.model.kernels(table).covered
         total = float(self.model.bounds(table).value[0])
         scaled = times * total / (self.model.call_s + times.sum())
         bounds = self.model.limits(table)

@@ -20,19 +20,21 @@ from hwnas.predict import adapted_store, gpu_store
 from hwnas.predict.adapted import AdaptedModel
 from hwnas.predict.features import DETAILS, SCHEMA
 from hwnas.predict.gpu_model import GpuModel
-from hwnas.predict.model import Correction, HeldOut, KindModel, LatencyModel, NetworkModel
+from hwnas.predict.model import HeldOut, KindModel, LatencyModel, NetworkModel
 from hwnas.predict.predictor import Origin, Predictor, Transferred
 from hwnas.predict.roofline import Roofline
+from hwnas.predict.second_stage import Correction, Reuse
 from hwnas.profiling import Setting
 from hwnas.profiling.store import options_of, slug
 from hwnas.runtimes.fusions import Fusions
 from hwnas.spaces import GENERIC
 
-FORMAT = 2
-READABLE = (1, FORMAT)  # format 1 had one predictor per setting, and no difficulty
+FORMAT = 3
+READABLE = (1, 2, FORMAT)  # format 1 had one predictor per setting and no difficulty, format 2 no reuse distances
 TARGET = "latency"
 ANY_BATCH = 0
 DOUBT = ".doubt"  # after a kind: the model of how far off that of the kind may be
+REUSE = ".reuse"  # after a kind: the model that knows reuse distances
 BASE = "base."  # before a file of the known device's that a predictor was adapted from
 
 
@@ -122,12 +124,15 @@ def _boosters(model: NetworkModel) -> Iterator[tuple[str, Any]]:
         yield kind, part.booster
         if part.doubt is not None:
             yield f"{kind}{DOUBT}", part.doubt
+        if part.reuse is not None:
+            yield f"{kind}{REUSE}", part.reuse
 
 
 def _format_of(model: NetworkModel) -> int:
     """The format in which a model was learned, which its boosters keep."""
-    detailed = not isinstance(model, LatencyModel) or all(part.detailed for part in model.kinds.values())
-    return FORMAT if detailed else 1
+    if not isinstance(model, LatencyModel):
+        return FORMAT
+    return 1 if not all(part.detailed for part in model.kinds.values()) else FORMAT if model.reuse else 2
 
 
 def _to_card(model: NetworkModel) -> dict[str, Any]:
@@ -146,12 +151,29 @@ def _to_card(model: NetworkModel) -> dict[str, Any]:
         "typical": model.typical,
         "held_out": asdict(model.held_out),
         "roofline": asdict(model.roofline),
-        "correction": {key: list(value) for key, value in asdict(model.correction).items()},
+        "correction": _correction_to_card(model.correction),
+        **({"reuse": _reuse_to_card(model.reuse)} if model.reuse else {}),
         "kinds": {
             kind: {"rows": part.rows, "low": list(part.low), "high": list(part.high), "doubt": part.doubt is not None}
             for kind, part in sorted(model.kinds.items())
         },
     }
+
+
+def _correction_to_card(correction: Correction) -> dict[str, list[float]]:
+    return {key: list(value) for key, value in asdict(correction).items()}
+
+
+def _correction_from_card(card: Mapping[str, Any]) -> Correction:
+    return Correction(**{key: tuple(value) for key, value in card.items()})
+
+
+def _reuse_to_card(reuse: Reuse) -> dict[str, Any]:
+    return {"distances": list(reuse.distances), "weight": reuse.weight, "correction": _correction_to_card(reuse.correction)}
+
+
+def _reuse_from_card(card: Mapping[str, Any]) -> Reuse:
+    return Reuse(distances=tuple(card["distances"]), weight=card["weight"], correction=_correction_from_card(card["correction"]))
 
 
 def load(workspace: Workspace, setting: Setting, space: str | None = None) -> Predictor:
@@ -279,7 +301,9 @@ def _on_gpu(card: Mapping[str, Any]) -> bool:
 
 def _read_model(card: Mapping[str, Any], folder: Path, prefix: str = "") -> NetworkModel:
     """The model that a card describes, with its boosters from files of the folder whose names begin with the prefix."""
-    names = [name for kind, part in card["kinds"].items() for name in (kind, *([f"{kind}{DOUBT}"] if part.get("doubt") else []))]
+    reuse = [REUSE] if "reuse" in card else []
+    ends = {kind: ["", *reuse, *([DOUBT] if part.get("doubt") else [])] for kind, part in card["kinds"].items()}
+    names = [f"{kind}{end}" for kind in ends for end in ends[kind]]
     files = {name: folder / f"{prefix}{name}.ubj" for name in names}
     missing = [file for file in files.values() if not file.is_file()]
     if missing:
@@ -296,6 +320,7 @@ def _read_local(card: Mapping[str, Any], boosters: Mapping[str, Any]) -> Latency
         kind: KindModel(
             booster=boosters[kind],
             doubt=boosters.get(f"{kind}{DOUBT}"),
+            reuse=boosters.get(f"{kind}{REUSE}"),
             rows=part["rows"],
             low=tuple(part["low"]),
             high=tuple(part["high"]),
@@ -306,7 +331,8 @@ def _read_local(card: Mapping[str, Any], boosters: Mapping[str, Any]) -> Latency
     return LatencyModel(
         kinds=kinds,
         roofline=Roofline(**card["roofline"]),
-        correction=Correction(**{key: tuple(value) for key, value in card["correction"].items()}),
+        correction=_correction_from_card(card["correction"]),
+        reuse=_reuse_from_card(card["reuse"]) if "reuse" in card else None,
         call_s=card["call_s"],
         half_width=card["half_width"],
         median_width=card["median_width"],

@@ -89,7 +89,8 @@ def few_trees(kind: Any) -> Any:
     """The first trees of whatever a kind has."""
     if isinstance(kind, AdaptedKind):
         return replace(kind, part=few_trees(kind.part))
-    return replace(kind, booster=kind.booster[:TREES], doubt=kind.doubt[:TREES] if kind.doubt else None)
+    beside = {name: booster[:TREES] for name in ("doubt", "reuse") if (booster := getattr(kind, name))}
+    return replace(kind, booster=kind.booster[:TREES], **beside)
 
 
 def predictor() -> Predictor:

@@ -26,6 +26,7 @@ from hwnas.spaces import GENERIC
 A100, V100, T4 = (catalogue.entry(name).part().spec for name in ("a100", "v100", "t4"))
 LAUNCH_S, SLOWER = 40e-6, 1.25
 NOTHING = HeldOut(networks=0, mape=0.0, within_5=0.0, within_10=0.0, coverage=0.0)
+ANYWHERE = np.zeros((1, 0))  # a network that is told for no reuse distance
 
 
 def kernels(seed: int, count: int = 200) -> list[Kernel]:
@@ -81,8 +82,8 @@ def test_a_network_takes_the_longer_of_launching_and_computing(model: GpuModel) 
     """Many small kernels wait for the host; large ones for the GPU."""
     context = np.array([[1.0, 1.0, 100.0]])
     nothing = np.zeros(1)
-    small = model.networks(context, np.array([1e-6]), nothing, nothing)
-    large = model.networks(context, np.array([1.0]), nothing, nothing)
+    small = model.networks(context, np.array([1e-6]), nothing, nothing, ANYWHERE)
+    large = model.networks(context, np.array([1.0]), nothing, nothing, ANYWHERE)
     assert small.value[0] == pytest.approx(100 * model.launch_s)
     assert large.value[0] == 1.0
     assert large.low[0] == pytest.approx(np.exp(-0.2))
@@ -93,7 +94,7 @@ def test_what_is_not_covered_widens_the_interval(model: GpuModel) -> None:
     """Kinds that nobody measured and sizes beyond reach are said, and may take three times more or less."""
     table = tabulate([[Kernel(op="Sigmoid", inputs=(TensorSpec((64, 64)),), outputs=(TensorSpec((64, 64)),))], [kernels(0)[0]]])
     assert model.kernels(table).covered.tolist() == [False, True]
-    half = model.networks(np.array([[1.0, 1.0, 1.0]]), np.array([1.0]), np.array([0.5]), np.zeros(1))
+    half = model.networks(np.array([[1.0, 1.0, 1.0]]), np.array([1.0]), np.array([0.5]), np.zeros(1), ANYWHERE)
     assert half.coverage[0] == 0.5
     assert half.high[0] == pytest.approx(0.5 * np.exp(0.2) + 0.5 * 3)
 
@@ -101,7 +102,7 @@ def test_what_is_not_covered_widens_the_interval(model: GpuModel) -> None:
 def test_doubtful_kernels_widen_the_interval(model: GpuModel) -> None:
     """A network of kernels twice as doubtful as usual has an interval half as wide again."""
     doubting = replace(model, usual_doubt=0.1)
-    bounds = doubting.networks(np.array([[1.0, 1.0, 1.0]]), np.array([1.0]), np.zeros(1), np.array([0.2]))
+    bounds = doubting.networks(np.array([[1.0, 1.0, 1.0]]), np.array([1.0]), np.zeros(1), np.array([0.2]), ANYWHERE)
     assert bounds.high[0] == pytest.approx(np.exp(1.5 * 0.2))
 
 

@@ -10,7 +10,7 @@ from paper_device import ROOFLINE
 
 from hwnas.predict import Predictor
 from hwnas.predict.fitting import Training, fit_kinds
-from hwnas.predict.model import REACH, Correction, HeldOut, KindModel, first_stage
+from hwnas.predict.model import REACH, HeldOut, KindModel, first_stage
 from hwnas.profiling import NetworkRecord
 
 # ---- the first stage
@@ -42,47 +42,6 @@ def test_an_unknown_kind_follows_the_roofline(predictor: Predictor, unseen: Trai
     assert covered[~unknown].mean() > 0.99
     bound = ROOFLINE.time_s(unseen.table.flops, unseen.table.bytes)
     np.testing.assert_allclose(times[unknown], bound[unknown] * model.typical)
-
-
-# ---- the second stage
-
-
-def context(rng: np.random.Generator, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Made-up context of networks and the sums of their kernels."""
-    weights, activations, kernels = rng.uniform(1e5, 1e7, n), rng.uniform(1e4, 1e6, n), rng.integers(20, 200, n)
-    return np.column_stack([weights, activations, kernels]).astype(float), rng.uniform(1e-4, 1e-2, n)
-
-
-def test_the_correction_is_found() -> None:
-    """A factor that is a power of the context comes back."""
-    rng = np.random.default_rng(2)
-    columns, sums = context(rng)
-    latency = sums * 1.1 * (columns[:, 0] / 1e6) ** 0.05 * (columns[:, 2] / 100) ** -0.02
-    found = Correction.fit(columns, sums, latency).apply(columns, sums)
-    np.testing.assert_allclose(found, latency, rtol=0.003)
-
-
-def test_the_correction_ignores_outliers() -> None:
-    """A tenth of the networks at twice their time, which would bend least squares by 7 %, leaves the others' predictions within 1 %."""
-    rng = np.random.default_rng(3)
-    columns, sums = context(rng)
-    latency = sums * 1.1 * np.exp(0.005 * rng.standard_normal(len(sums)))
-    disturbed = latency.copy()
-    disturbed[:20] *= 2
-    found = Correction.fit(columns, sums, disturbed).apply(columns, sums)
-    assert np.abs(found[20:] / latency[20:] - 1).mean() < 0.01
-
-
-def test_outside_its_range_the_correction_stays_at_the_edge() -> None:
-    """A context beyond what was seen corrects like the nearest that was; the sum itself still scales."""
-    rng = np.random.default_rng(4)
-    columns, sums = context(rng)
-    correction = Correction.fit(columns, sums, sums * (columns[:, 0] / 1e6) ** 0.1)
-    edge, far = columns[:1].copy(), columns[:1].copy()
-    edge[0, 0], far[0, 0] = columns[:, 0].max(), 1e12
-    np.testing.assert_allclose(correction.apply(far, sums[:1]), correction.apply(edge, sums[:1]))
-    largest = np.array([sums.max()])
-    np.testing.assert_allclose(correction.apply(edge, 10 * largest), 10 * correction.apply(edge, largest))
 
 
 # ---- figures of quality

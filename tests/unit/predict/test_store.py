@@ -20,7 +20,7 @@ from hwnas.errors import DiskError, FormatError, NotFoundError
 from hwnas.ir import Graph
 from hwnas.predict import Predictor
 from hwnas.predict.features import SCHEMA
-from hwnas.predict.store import DOUBT, FORMAT, available, folder_of, load, save
+from hwnas.predict.store import DOUBT, FORMAT, REUSE, available, folder_of, load, save
 from hwnas.runtimes.fusions import PATTERNS, Fusions
 from hwnas.runtimes.ort_fusion import fuse
 
@@ -48,7 +48,7 @@ def test_the_round_trip_is_exact(workspace: Workspace, stored: Path, predictor: 
     found = load(workspace, SETTING)
     assert found.estimate(graphs()) == predictor.estimate(graphs())
     assert found.model.held_out == predictor.model.held_out
-    assert found.model.correction == predictor.model.correction
+    assert (found.model.correction, found.model.reuse) == (predictor.model.correction, predictor.model.reuse)
     assert found.model.roofline == predictor.model.roofline
     assert set(found.model.kinds) == set(predictor.model.kinds)
     assert (found.space, found.fingerprint, found.profile_digest, found.environment, found.fusions) == (
@@ -80,7 +80,7 @@ def test_the_card_is_for_people(stored: Path, predictor: Predictor) -> None:
     assert (card["format"], card["schema"], card["unit"], card["target"]) == (FORMAT, SCHEMA, "s", "latency")
     assert card["held_out"]["networks"] == 100
     assert card["setting"]["device"] == "cpu"
-    assert {f"{kind}{part}.ubj" for kind in card["kinds"] for part in ("", DOUBT)} == {path.name for path in stored.glob("*.ubj")}
+    assert {f"{kind}{part}.ubj" for kind in card["kinds"] for part in ("", DOUBT, REUSE)} == {path.name for path in stored.glob("*.ubj")}
     assert stored == folder_of(stored.parents[3], SETTING, "mobilenet-small")
 
 
