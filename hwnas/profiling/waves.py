@@ -32,9 +32,9 @@ from hwnas.runtimes.samples import LOW_QUANTILE, Samples, StoppingRule
 
 VISIT_S = 0.03  # time of one visit
 PROFILED_S = 0.15  # time of the runs with the runtime's profiler on
-FEWEST, MOST = 3, 200  # runs of one visit
+FEWEST, MOST = 3, 60  # runs of one visit
 WARM_S = 0.008  # at the start of a visit: a network that comes back is slower at first, by up to a sixth
-COLDEST = 200  # runs after which none is slower any more, however short they are
+COLDEST = 40  # runs after which none is slower any more, however short they are
 UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
 OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
 PATIENCE = 2  # times as many rounds as planned at most, where the machine is in another state again and again
@@ -237,17 +237,22 @@ class Pooled:
     def latency_s(self) -> float:
         """p10 in s on the undisturbed machine: the median over the visits, each p10 divided by its round's slowdown.
 
-        Visits of rounds in which the machine was in another state do not count where there are enough others. What the rounds leave over
-        differs from visit to visit as if drawn, so every visit counts, but none much; a low quantile would pick the rounds that were
-        corrected too much.
+        Visits of rounds in which the machine was in another state do not count where there are enough others; nor do visits that took
+        so much longer than the quickest, for such a state may begin and end within a round. What is left over otherwise differs from visit
+        to visit as if drawn, so every visit counts, but none much; a low quantile would pick the rounds that were corrected too much.
         """
         slowdown, visits = [], []
         for number in np.unique(self.rounds):
             here = self.rounds == number
             slowdown.append(float(self.slowdown[here][0]))
             visits.append(float(np.quantile(self.samples.seconds[here], LOW_QUANTILE)) / slowdown[-1])
-        usual = np.array(slowdown) < OTHER_STATE
-        return float(np.median(np.array(visits)[usual] if usual.sum() >= ENOUGH else visits))
+        counting = _enough(np.array(visits), np.array(slowdown) < OTHER_STATE)
+        return float(np.median(_enough(counting, counting < OTHER_STATE * counting.min())))
+
+
+def _enough(visits: Floats, usual: NDArray[np.bool_]) -> Floats:
+    """The visits of the machine as it usually is, where there are enough of them; else all."""
+    return visits[usual] if usual.sum() >= ENOUGH else visits
 
 
 class Watch:
