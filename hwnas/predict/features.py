@@ -148,7 +148,7 @@ def describe(kernel: Kernel) -> Described:
     window = prod(kernel.weights[0].shape[2:]) if kernel.weights else prod(_ints(kernel, "kernel_shape"))
     activation = next((op for op in kernel.fused if op in ACTIVATIONS), "")
     values = (
-        float(data.shape[0]),
+        float(_axis(data, 0)),
         float(_axis(data, 1)),
         float(_axis(out, 1)),
         float(_axis(data, 2)),

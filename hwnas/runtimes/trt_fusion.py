@@ -90,7 +90,7 @@ def _joins(graph: Graph, node: Node, found: list[list[Node]], group_of: dict[str
     place = max(places)
     writer = writers[places.index(place)]
     lead = _lead(found[place])
-    alone = all(len(graph.consumers[value]) == 1 and value not in graph.outputs for value in writer.outputs)
+    alone = all(len(graph.consumers.get(value, ())) <= 1 and value not in graph.outputs for value in writer.outputs)
     if not alone or writer is not found[place][-1]:
         return None
     if node.op == "BatchNormalization":

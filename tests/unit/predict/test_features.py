@@ -107,6 +107,12 @@ def test_every_kernel_has_features(graph: Graph) -> None:
         assert describe(Kernel.from_json(kernel.to_json())) == seen
 
 
+def test_a_single_number_has_features() -> None:
+    """A kernel may read a tensor without axes, such as a mean over all of an image; it counts as one of one element."""
+    scalar = TensorSpec(())
+    assert describe(Kernel(op="Add", inputs=(scalar,), weights=(X,), outputs=(X,))).values[0] == 1
+
+
 # ---- tables
 
 
