@@ -1,9 +1,9 @@
 """A thread that does nothing but run networks, so that what else the process does leaves no trace in their times.
 
 ONNX Runtime takes some hundred small pieces of memory in every run. The allocator of the C library keeps what was freed by size and hands
-out the oldest piece first, so in a process that has built and dropped many networks those pieces are strewn over memory, and a run meets cold ones.
-After 450 networks of `mobilenet-small` the runs of a visit went round 1,235 pages instead of 112, and all networks, however old, took 2 to
-5 % longer. Every thread has a heap of its own (glibc's arenas), and a thread that builds nothing keeps it in order: 0.1 to 0.3 %.
+out the oldest piece first, so in a process that has built and dropped many networks those pieces are strewn over memory, and a run meets
+cold ones. After 450 networks of `mobilenet-small` the runs of a visit went round 1,235 pages instead of 112, and all networks, however old,
+took 2 to 5 % longer. Every thread has a heap of its own (glibc's arenas), and a thread that builds nothing keeps it in order: 0.1 to 0.3 %.
 """
 
 from __future__ import annotations
