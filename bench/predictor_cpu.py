@@ -1,8 +1,9 @@
 """How close latency predictions come on networks of a space that were not profiled, with at most 90 s of profiling a case.
 
-python bench/predictor_cpu.py [--networks 60] [--max-time 90] [--case mobilenet ...]
+python bench/predictor_cpu.py [--networks 60] [--max-time 90] [--case mobilenet ...] [--keep FOLDER]
 
-A run of some cases replaces their lines of the last run and leaves the others, each with its time.
+A run of some cases replaces their lines of the last run and leaves the others, each with its time. With `--keep`, each case leaves its
+profile, its predictor and all visits of its check in a new folder of its own, for the question why it came out as it did.
 
 Every case is a space with a number of threads, a batch size and a precision; each is profiled, learned and checked on its own
 networks, all measured in one go. Rivals on the same networks in the same run, for one thread, batch 1 and fp32: FLOPs (a line
@@ -35,7 +36,7 @@ from hwnas.predict import Predictor
 from hwnas.predict.features import describe
 from hwnas.profiling import NetworkRecord, Plan
 from hwnas.profiling.profiler import canaries
-from hwnas.profiling.waves import measure_together
+from hwnas.profiling.waves import Pooled, measure_together
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.samples import StoppingRule
 from hwnas.spaces import SearchSpace
@@ -146,28 +147,29 @@ def _row(kernel: Kernel) -> np.ndarray:
     return row
 
 
-def run(case: Case, networks: int, max_time: float, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Profiles, learns, and checks on networks that were not profiled."""
     space, runtime = spaces.load(case.space), OrtRuntime(case.threads)
     how = {"threads": case.threads, "batch": case.batch, "precision": case.precision}
-    with tempfile.TemporaryDirectory() as home:
-        plan = Plan(max_time_s=max_time, target_error=1e-6)
-        outcome = profile(Workspace(Path(home)), device="cpu", space=case.space, seed=seed, plan=plan, **how)
-        predictor, measured = outcome.predictor, outcome.profile
-        seen = {network.genotype for network in measured.networks}
-        rng, held_out = np.random.default_rng(10_000 + seed), []
-        while len(held_out) < networks:
-            genotype = space.canonical(space.sample(rng))
-            if genotype not in seen:
-                seen.add(genotype)
-                held_out.append(genotype)
-        graphs = [space.graph(genotype, batch=case.batch) for genotype in held_out]
-        check = {"rounds": VISITS, "wave": networks, "reference": measured.slowdowns, "precision": case.precision}
-        watch = canaries(space, batch=case.batch)
-        pooled = measure_together(runtime, graphs, watch, **check).networks
-        truth = np.array([one.latency_s for one in pooled])
-        again = np.array([one.latency_s for one in measure_together(runtime, graphs[:REPEATS], watch, **check).networks])
-        estimates = predictor.estimate(graphs)
+    plan = Plan(max_time_s=max_time, target_error=1e-6)
+    outcome = profile(Workspace(home), device="cpu", space=case.space, seed=seed, plan=plan, **how)
+    predictor, measured = outcome.predictor, outcome.profile
+    seen = {network.genotype for network in measured.networks}
+    rng, held_out = np.random.default_rng(10_000 + seed), []
+    while len(held_out) < networks:
+        genotype = space.canonical(space.sample(rng))
+        if genotype not in seen:
+            seen.add(genotype)
+            held_out.append(genotype)
+    graphs = [space.graph(genotype, batch=case.batch) for genotype in held_out]
+    check = {"rounds": VISITS, "wave": networks, "reference": measured.slowdowns, "precision": case.precision}
+    watch = canaries(space, batch=case.batch)
+    pooled = measure_together(runtime, graphs, watch, **check).networks
+    truth = np.array([one.latency_s for one in pooled])
+    second = measure_together(runtime, graphs[:REPEATS], watch, **check).networks
+    again = np.array([one.latency_s for one in second])
+    estimates = predictor.estimate(graphs)
+    np.savez(home / "check.npz", genotypes=np.array(held_out), **visits("check", pooled), **visits("repeat", second))
     ours = np.array([estimate.value for estimate in estimates])
     spent = measured.spent_s
 
@@ -196,21 +198,39 @@ def run(case: Case, networks: int, max_time: float, seed: int) -> tuple[list[dic
     return rows, facts
 
 
+def visits(name: str, pooled: Sequence[Pooled]) -> dict[str, np.ndarray]:
+    """Every run that was timed: the network's number, the round, how slow that was, and the seconds."""
+    number = np.repeat(np.arange(len(pooled)), [len(one.rounds) for one in pooled])
+    columns = {
+        "network": number,
+        "round": np.concatenate([one.rounds for one in pooled]),
+        "slowdown": np.concatenate([one.slowdown for one in pooled]),
+        "seconds": np.concatenate([one.samples.seconds for one in pooled]),
+    }
+    return {f"{name}_{column}": values for column, values in columns.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--networks", type=int, default=60)
     parser.add_argument("--max-time", type=float, default=90.0)
     parser.add_argument("--case", nargs="*", help="cases that have one of these in their name, such as int8 or 'mobilenet, 2 threads'")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="a new folder for the profiles and all visits of the checks")
     options = parser.parse_args()
     for word in options.case or ():
         if not any(word in case.name for case in CASES):
             parser.error(f"no case has '{word}' in its name; there are: {'; '.join(case.name for case in CASES)}")
-    for case in CASES:
-        if not options.case or any(word in case.name for word in options.case):
-            found, facts = run(case, options.networks, options.max_time, options.seed)
-            print(case.name, found[0], facts, flush=True)
-            keep(case, found, {"when": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
+    if options.keep and options.keep.exists():
+        parser.error(f"{options.keep} exists, and --keep wants a new folder")
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in CASES:
+            if not options.case or any(word in case.name for word in options.case):
+                home = (options.keep or Path(scratch)) / case.name.replace(", ", "-").replace(" ", "_")
+                home.mkdir(parents=True)
+                found, facts = run(case, options.networks, options.max_time, options.seed, home)
+                print(case.name, found[0], facts, flush=True)
+                keep(case, found, {"when": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
 
 
 def keep(case: Case, found: list[dict[str, Any]], facts: dict[str, Any]) -> None:
