@@ -6,10 +6,12 @@ A run of some cases replaces their lines of the last run and leaves the others, 
 profile, its predictor and all visits of its check in a new folder of its own, for the question why it came out as it did.
 
 Every case is a space with a number of threads, a batch size and a precision; each is profiled, learned and checked on its own
-networks, all measured in one go. Rivals on the same networks in the same run, for one thread, batch 1 and fp32: FLOPs (a line
-fitted on the profiled networks), and kernels measured in isolation, each as a network of its own, for as long as profiling took:
-their sum through a random forest per kind (the way of nn-Meter) and through a look-up table (the nearest kernel of the kind),
-both raw and scaled by their median error on 20 profiled networks.
+networks, all measured in one go: half of the check before the profile, half after it, so that a machine that drifts is met at the same
+mean, and the networks' two sessions tell how well a measurement repeats.
+
+Rivals on the same networks in the same run, for one thread, batch 1 and fp32: FLOPs (a line fitted on the profiled networks), and kernels
+measured in isolation, each as a network of its own, for as long as profiling took: their sum through a random forest per kind (the way of
+nn-Meter) and through a look-up table (the nearest kernel of the kind), both raw and scaled by their median error on 20 profiled networks.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +39,9 @@ from hwnas.predict import Predictor
 from hwnas.predict.features import describe
 from hwnas.profiling import NetworkRecord, Plan
 from hwnas.profiling.profiler import canaries
-from hwnas.profiling.waves import Pooled, measure_together
+from hwnas.profiling.waves import Pooled, Together, measure_together
 from hwnas.runtimes.ort import OrtRuntime
-from hwnas.runtimes.samples import StoppingRule
+from hwnas.runtimes.samples import Samples, StoppingRule
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.workflows.profile import profile
@@ -46,7 +49,6 @@ from hwnas.workflows.profile import profile
 VISITS = 12
 KERNEL_RULE = StoppingRule(relative_error=0.01, min_samples=20, max_seconds=0.03)
 CALIBRATION = 20
-REPEATS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,25 +153,24 @@ def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tu
     """Profiles, learns, and checks on networks that were not profiled."""
     space, runtime = spaces.load(case.space), OrtRuntime(case.threads)
     how = {"threads": case.threads, "batch": case.batch, "precision": case.precision}
+    rng, drawn = np.random.default_rng(10_000 + seed), dict[Genotype, Graph]()
+    while len(drawn) < networks:
+        genotype = space.canonical(space.sample(rng))
+        drawn[genotype] = space.graph(genotype, batch=case.batch)
+    watch, graphs = canaries(space, batch=case.batch), list(drawn.values())
+    check = {"rounds": VISITS // 2, "wave": networks, "precision": case.precision}
+    before = measure_together(runtime, graphs, watch, **check)
     plan = Plan(max_time_s=max_time, target_error=1e-6)
     outcome = profile(Workspace(home), device="cpu", space=case.space, seed=seed, plan=plan, **how)
     predictor, measured = outcome.predictor, outcome.profile
+    together = measure_together(runtime, graphs, watch, reference=measured.slowdowns, earlier=before, **check)
+    np.savez(home / "check.npz", genotypes=np.array(list(drawn)), **raw(together))
     seen = {network.genotype for network in measured.networks}
-    rng, held_out = np.random.default_rng(10_000 + seed), []
-    while len(held_out) < networks:
-        genotype = space.canonical(space.sample(rng))
-        if genotype not in seen:
-            seen.add(genotype)
-            held_out.append(genotype)
-    graphs = [space.graph(genotype, batch=case.batch) for genotype in held_out]
-    check = {"rounds": VISITS, "wave": networks, "reference": measured.slowdowns, "precision": case.precision}
-    watch = canaries(space, batch=case.batch)
-    pooled = measure_together(runtime, graphs, watch, **check).networks
+    held_out = [genotype not in seen for genotype in drawn]
+    graphs, pooled = list(compress(graphs, held_out)), list(compress(together.networks, held_out))
     truth = np.array([one.latency_s for one in pooled])
-    second = measure_together(runtime, graphs[:REPEATS], watch, **check).networks
-    again = np.array([one.latency_s for one in second])
+    halves = [np.array([part(one, len(before.canaries), late).latency_s for one in pooled]) for late in (False, True)]
     estimates = predictor.estimate(graphs)
-    np.savez(home / "check.npz", genotypes=np.array(held_out), **visits("check", pooled), **visits("repeat", second))
     ours = np.array([estimate.value for estimate in estimates])
     spent = measured.spent_s
 
@@ -184,7 +185,9 @@ def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tu
         alone = Isolated(runtime, predictor, space, known, max_time)
         some = known[:CALIBRATION]
         scales = [np.median([n.latency_s for n in some] / sums) for sums in alone.sums([n.genotype for n in some])]
-        for way, sums, scale in zip(("random forest of isolated kernels", "look-up table"), alone.sums(held_out), scales, strict=True):
+        for way, sums, scale in zip(
+            ("random forest of isolated kernels", "look-up table"), alone.sums(list(compress(drawn, held_out))), scales, strict=True
+        ):
             rows += [row(way, sums, truth, alone.spent_s), row(f"{way}, scaled", scale * sums, truth, alone.spent_s)]
     facts = {
         "networks_profiled": len(measured.networks),
@@ -192,22 +195,33 @@ def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tu
         "median_signed_error": round(float(np.median(ours / truth - 1)), 4),
         "inside_90_interval": float(np.mean([e.low <= t <= e.high for e, t in zip(estimates, truth, strict=True)])),
         "median_below_upper_end": float(np.mean([o.samples.median_s <= e.high for e, o in zip(estimates, pooled, strict=True)])),
-        "repeat_of_a_measurement_median": round(float(np.median(np.abs(again / truth[:REPEATS] - 1))), 4),
+        "after_to_before_median": round(float(np.median(np.abs(halves[1] / halves[0] - 1))), 4),
+        "after_to_before_signed": round(float(np.median(halves[1] / halves[0] - 1)), 4),
         "latency_range_ms": [round(float(x * 1e3), 3) for x in (truth.min(), truth.max())],
     }
     return rows, facts
 
 
-def visits(name: str, pooled: Sequence[Pooled]) -> dict[str, np.ndarray]:
-    """Every run that was timed: the network's number, the round, how slow that was, and the seconds."""
-    number = np.repeat(np.arange(len(pooled)), [len(one.rounds) for one in pooled])
-    columns = {
-        "network": number,
-        "round": np.concatenate([one.rounds for one in pooled]),
-        "slowdown": np.concatenate([one.slowdown for one in pooled]),
-        "seconds": np.concatenate([one.samples.seconds for one in pooled]),
+def part(network: Pooled, rounds: int, late: bool) -> Pooled:
+    """The visits of a network before or after so many rounds."""
+    here = (network.rounds >= rounds) == late
+    return Pooled(samples=Samples(network.samples.seconds[here]), rounds=network.rounds[here], slowdown=network.slowdown[here])
+
+
+def raw(together: Together) -> dict[str, np.ndarray]:
+    """Every run that was timed: which network's or canary's it was, its round and its seconds."""
+    networks = together.networks
+    visits = [(number, canary, seconds) for number, row in together.canaries.items() for canary, seconds in enumerate(row)]
+    lengths = [len(seconds) for _, _, seconds in visits]
+    return {
+        "network": np.repeat(np.arange(len(networks)), [len(one.rounds) for one in networks]),
+        "round": np.concatenate([one.rounds for one in networks]),
+        "slowdown": np.concatenate([one.slowdown for one in networks]),
+        "seconds": np.concatenate([one.samples.seconds for one in networks]),
+        "canary": np.repeat([canary for _, canary, _ in visits], lengths),
+        "canary_round": np.repeat([number for number, _, _ in visits], lengths),
+        "canary_seconds": np.concatenate([seconds for _, _, seconds in visits]),
     }
-    return {f"{name}_{column}": values for column, values in columns.items()}
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from hwnas.predict.features import describe
 from hwnas.predict.roofline import Roofline
 from hwnas.profiling import NetworkRecord, Setting
 from hwnas.profiling.profile import Raw, records_of
-from hwnas.profiling.waves import Pooled, Slowdowns
+from hwnas.profiling.slowdowns import Slowdowns
+from hwnas.profiling.waves import Pooled
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.ort_fusion import fuse
 

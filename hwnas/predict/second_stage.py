@@ -14,7 +14,7 @@ from hwnas.predict.features import Matrix
 
 RIDGE = 1.0
 HUBER = 2.0  # residuals beyond so many robust deviations count less
-DISTANCES = 6  # for which kernels are told
+DISTANCES = 12  # for which kernels are told
 WEIGHTS = np.linspace(0.0, 1.0, 21)  # that are tried
 
 

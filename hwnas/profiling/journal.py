@@ -11,8 +11,9 @@ import numpy as np
 from hwnas.ir import Kernel, KernelCall
 from hwnas.profiling.lines import Lines
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Raw, records_of
+from hwnas.profiling.slowdowns import Floats, Slowdowns
 from hwnas.profiling.steady import Batch
-from hwnas.profiling.waves import Floats, Pooled, Slowdowns, Visit
+from hwnas.profiling.waves import Pooled, Visit
 from hwnas.runtimes.base import KernelTime
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from hwnas.devices.energy import Measured
 from hwnas.ir import KernelCall
+from hwnas.profiling.slowdowns import Floats, Slowdowns
 from hwnas.profiling.steady import Batch
-from hwnas.profiling.waves import Floats, Pooled, Slowdowns, by_round
+from hwnas.profiling.waves import Pooled, by_round
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.samples import Samples
 

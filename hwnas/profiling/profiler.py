@@ -15,9 +15,10 @@ from hwnas.ir import Graph
 from hwnas.ir.cost import flops, memory_bytes
 from hwnas.profiling.journal import Measuring
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile
+from hwnas.profiling.slowdowns import SESSIONS, Floats
 from hwnas.profiling.steady import WATCHED, Batch, Guard
 from hwnas.profiling.store import ProfileStore
-from hwnas.profiling.waves import SESSIONS, Attend, Floats, Stage, Visit, Watch, at_once, visit_together
+from hwnas.profiling.waves import Attend, Stage, Visit, Watch, at_once, visit_together
 from hwnas.profiling.window import Window
 from hwnas.runtimes.base import Runtime
 from hwnas.spaces import Genotype, SearchSpace

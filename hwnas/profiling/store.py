@@ -27,8 +27,9 @@ from hwnas.profiling import energies, steady
 from hwnas.profiling.journal import Journal, call_of
 from hwnas.profiling.lines import FORMAT, Lines
 from hwnas.profiling.profile import CurvePoint, NetworkRecord, Profile, Raw, Setting, records_of
+from hwnas.profiling.slowdowns import Floats, Rounds, Slowdowns
 from hwnas.profiling.steady import Batch
-from hwnas.profiling.waves import Floats, Pooled, Rounds, Slowdowns, by_round
+from hwnas.profiling.waves import Pooled, by_round
 from hwnas.runtimes.fusions import Fusions
 from hwnas.runtimes.registry import ON_REQUEST
 from hwnas.spaces import GENERIC

@@ -24,27 +24,21 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import MeasurementError
 from hwnas.ir import Graph
 from hwnas.ir.node import Array
+from hwnas.profiling.slowdowns import SESSIONS, UNDISTURBED, Floats, Rounds, Slowdowns, low
 from hwnas.runtimes.base import KernelTime, Model, Runtime, Session
-from hwnas.runtimes.samples import LOW_QUANTILE, Samples, StoppingRule
+from hwnas.runtimes.samples import Samples, StoppingRule
 
 VISIT_S = 0.03  # time of one visit
 PROFILED_S = 0.15  # time of the runs with the runtime's profiler on
 FEWEST, MOST = 3, 60  # runs of one visit
 WARM_S = 0.008  # at the start of a visit: a network that comes back is slower at first, by up to a sixth
 COLDEST = 40  # runs after which none is slower any more, however short they are
-UNDISTURBED = 0.25  # quantile of the rounds that counts as undisturbed
 OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
 PATIENCE = 2  # times as many rounds as planned at most, where the machine is in another state again and again
 ENOUGH = 2  # visits of the machine as it usually is; where a network has fewer, all its visits count
 DEAR_S = 1.0
-SESSIONS = 3  # of every canary, visited by turns, so that no one session's luck is in all that is judged by it
-REWEIGHTINGS = 8
-HUBER = 2.0  # observations further off than so many robust deviations count less
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,100 +100,6 @@ class Stage:
         return self.session.kernel_times(self._feed, int(np.clip(ceil(PROFILED_S / self._once_s), min(FEWEST, runs), runs)))
 
 
-Rounds = Mapping[int, Sequence[Floats]]
-"""By round, the durations of every canary in s."""
-
-
-class _Seen(NamedTuple):
-    """log p10 of whatever ran in a round: [observations] each; items are numbered, canaries first."""
-
-    item: NDArray[np.int64]
-    round: NDArray[np.int64]
-    log_s: Floats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Slowdowns:
-    """How disturbed each round was.
-
-    Attributes:
-        level: log of each canary's latency in s on the machine undisturbed.
-        log_factor: by round, log of how many times slower than undisturbed it was for all that ran in it.
-    """
-
-    level: Floats
-    log_factor: Mapping[int, float]
-
-    @classmethod
-    def of(cls, canaries: Rounds, networks: Iterable[Mapping[int, Floats]] = (), reference: Slowdowns | None = None) -> Slowdowns:
-        """Separates what rounds did from what networks take: log p10 = level of the network + factor of the round, fitted robustly.
-
-        Args:
-            canaries: by round, the durations of every canary in s.
-            networks: of every network, by round, its durations in s.
-            reference: says what undisturbed is for the same canaries, such as that of the profile which is to be checked; by default the
-                calmest quarter of the rounds does.
-
-        Raises:
-            MeasurementError: the reference is of other canaries.
-        """
-        rows = [(item, number, seconds) for number, row in canaries.items() for item, seconds in enumerate(row)]
-        watched = max((item for item, _, _ in rows), default=-1) + 1
-        rows += [(watched + i, number, seconds) for i, visits in enumerate(networks) for number, seconds in visits.items()]
-        if reference is not None:
-            reference.require(watched)
-        if not canaries:
-            return cls(level=np.zeros(0), log_factor={})
-        numbers = sorted({number for _, number, _ in rows})
-        position = {number: i for i, number in enumerate(numbers)}
-        seen = _Seen(
-            np.array([item for item, _, _ in rows]),
-            np.array([position[number] for _, number, _ in rows]),
-            np.log([float(np.quantile(seconds, LOW_QUANTILE)) for _, _, seconds in rows]),
-        )
-        level, factor = _two_way(seen, reference.level if reference else np.zeros(0))
-        best = 0.0 if reference else float(np.quantile(factor, UNDISTURBED))
-        return cls(level=level[:watched] + best, log_factor=dict(zip(numbers, (factor - best).tolist(), strict=True)))
-
-    def require(self, canaries: int) -> None:
-        """Makes sure that so many canaries can be compared with these.
-
-        Raises:
-            MeasurementError: these are others.
-        """
-        if len(self.level) != canaries:
-            raise MeasurementError(
-                f"the profile was measured beside {len(self.level)} canaries and this hwnas measures beside {canaries}, which cannot be "
-                f"compared; profile again with 'hwnas profile'"
-            )
-
-    def factor(self, number: int) -> float:
-        """How many times slower than undisturbed a round was; 1 for a round of which nothing is known."""
-        return float(np.exp(self.log_factor.get(number, 0.0)))
-
-
-def _two_way(seen: _Seen, known: Floats) -> tuple[Floats, Floats]:
-    """Levels of items and effects of rounds by iteratively reweighted least squares (Huber); the first levels may be known.
-
-    The levels are eliminated, so that what is solved has the size of the number of rounds.
-    """
-    items, rounds = int(seen.item.max()) + 1, int(seen.round.max()) + 1
-    fixed = np.arange(items) < len(known)
-    level, weight = np.concatenate([known, np.zeros(items - len(known))]), np.ones(len(seen.log_s))
-    for _ in range(REWEIGHTINGS):
-        shared = np.zeros((items, rounds))
-        np.add.at(shared, (seen.item, seen.round), weight)
-        by_item = np.bincount(seen.item, weight * seen.log_s, items)
-        by_round = np.bincount(seen.round, weight * seen.log_s, rounds) - known @ shared[fixed]
-        own = shared[~fixed]
-        mean = own / own.sum(axis=1, keepdims=True)
-        effect = np.linalg.lstsq(np.diag(shared.sum(axis=0)) - own.T @ mean, by_round - mean.T @ by_item[~fixed], rcond=1e-9)[0]
-        level[~fixed] = (by_item[~fixed] - own @ effect) / own.sum(axis=1)
-        left = np.abs(seen.log_s - level[seen.item] - effect[seen.round])
-        weight = np.minimum(1.0, HUBER * (1.4826 * np.median(left) + 1e-9) / np.maximum(left, 1e-12))
-    return level, effect
-
-
 def by_round(seconds: Floats, rounds: NDArray[np.int64]) -> dict[int, Floats]:
     """The durations of each round."""
     return {int(number): seconds[rounds == number] for number in np.unique(rounds)}
@@ -230,7 +130,10 @@ class Pooled:
     @classmethod
     def from_samples(cls, seconds: Floats, rounds: NDArray[np.int64], slow: Slowdowns) -> Pooled:
         """From durations in s and the round of each."""
-        slowdown = np.array([slow.factor(int(number)) for number in rounds])
+        own = by_round(seconds, rounds)
+        typical = float(np.median([low(visit) for visit in own.values()]))
+        factor = {number: slow.factor(number, typical) for number in own}
+        slowdown = np.array([factor[int(number)] for number in rounds])
         return cls(samples=Samples(seconds), rounds=rounds, slowdown=slowdown)
 
     @cached_property
@@ -245,7 +148,7 @@ class Pooled:
         for number in np.unique(self.rounds):
             here = self.rounds == number
             slowdown.append(float(self.slowdown[here][0]))
-            visits.append(float(np.quantile(self.samples.seconds[here], LOW_QUANTILE)) / slowdown[-1])
+            visits.append(low(self.samples.seconds[here]) / slowdown[-1])
         counting = _enough(np.array(visits), np.array(slowdown) < OTHER_STATE)
         return float(np.median(_enough(counting, counting < OTHER_STATE * counting.min())))
 
@@ -282,7 +185,7 @@ class Watch:
         """The rounds in which the machine was in another state, as far as the canaries tell by now; a reference says what is usual."""
         for number, row in rounds.items():
             if number not in self._log_s:
-                self._log_s[number] = np.log([float(np.quantile(seconds, LOW_QUANTILE)) for seconds in row])
+                self._log_s[number] = np.log([low(seconds) for seconds in row])
         if not rounds:
             return frozenset()
         table = np.array([self._log_s[number] for number in rounds])
@@ -323,10 +226,11 @@ def visit_together(
 
 
 class Together(NamedTuple):
-    """Networks measured in waves, and how disturbed the rounds were."""
+    """Networks measured in waves beside canaries: raw, and how disturbed the rounds were."""
 
     networks: list[Pooled]
     slowdowns: Slowdowns
+    canaries: Rounds
 
 
 def measure_together(
@@ -338,6 +242,7 @@ def measure_together(
     wave: int = 20,
     reference: Slowdowns | None = None,
     precision: str = "fp32",
+    earlier: Together | None = None,
 ) -> Together:
     """Measures networks in waves beside canaries; for checks of a predictor, where a profile is not wanted.
 
@@ -349,10 +254,14 @@ def measure_together(
         wave: networks that are visited in turn.
         reference: says what undisturbed is for the same canaries, such as that of the profile that is to be checked.
         precision: of the arithmetic.
+        earlier: a measurement of the same networks, whose visits count as well.
     """
     watch = Watch(runtime, canaries, precision=precision)
-    visits: dict[int, list[Visit]] = {i: [] for i in range(len(graphs))}
+    visits: list[dict[int, Floats]] = [{} for _ in graphs]
     seen: dict[int, Sequence[Floats]] = {}
+    if earlier:
+        visits = [by_round(one.samples.seconds, one.rounds) for one in earlier.networks]
+        seen |= earlier.canaries
     for start in range(0, len(graphs), wave):
         numbers = range(start, min(start + wave, len(graphs)))
         stages = {i: Stage.build(runtime, graphs[i], precision=precision, seed=i) for i in numbers}
@@ -361,11 +270,12 @@ def measure_together(
             number = len(seen)
 
             def took(i: int, seconds: Floats, number: int = number) -> None:
-                visits[i].append(Visit(network=i, round=number, seconds=seconds))
+                visits[i][number] = seconds
 
             seen[number] = visit_together(watch.of(number), stages, took)
             other = watch.other_state(seen, reference)
             if sum(number not in other for number in range(first, len(seen))) >= rounds:
                 break
-    slow = Slowdowns.of(seen, [{visit.round: visit.seconds for visit in row} for row in visits.values()], reference)
-    return Together([Pooled.of(visits[i], slow) for i in range(len(graphs))], slow)
+    slow = Slowdowns.of(seen, visits, reference)
+    pooled = [Pooled.of([Visit(network=i, round=n, seconds=seconds) for n, seconds in row.items()], slow) for i, row in enumerate(visits)]
+    return Together(pooled, slow, seen)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hwnas.ir import Kernel, KernelCall, TensorSpec
 from hwnas.profiling import KernelRecord, NetworkRecord, Setting
 from hwnas.profiling.profile import LEAST_FOR_LINE, LEAST_SHARE, attribute, profiler_cost_s
-from hwnas.profiling.waves import Pooled, Slowdowns
+from hwnas.profiling.slowdowns import Slowdowns
+from hwnas.profiling.waves import Pooled
 
 
 def call(i: int) -> KernelCall:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hwnas.ir import Graph, GraphBuilder
-from hwnas.profiling.waves import COLDEST, FEWEST, MOST, VISIT_S, WARM_S, Pooled, Slowdowns, Stage, Visit, Watch, measure_together
+from hwnas.profiling.slowdowns import Slowdowns
+from hwnas.profiling.waves import COLDEST, FEWEST, MOST, VISIT_S, WARM_S, Pooled, Stage, Visit, Watch, measure_together
 from hwnas.runtimes.base import KernelTime
 from hwnas.runtimes.ort_fusion import fuse
 from hwnas.testing import Recording, ReplayRuntime
@@ -17,59 +16,6 @@ from hwnas.testing import Recording, ReplayRuntime
 def canaries(*factors: float, best: tuple[float, ...] = (1e-4, 1e-3)) -> dict[int, list[np.ndarray]]:
     """Rounds in which every canary runs so many times slower than at its best."""
     return {i: [np.full(5, factor * seconds) for seconds in best] for i, factor in enumerate(factors)}
-
-
-# ---- how disturbed a round was
-
-
-def test_calm_rounds_slow_nothing_down() -> None:
-    """Where the canaries always take the same time, every factor is 1."""
-    slow = Slowdowns.of(canaries(1.0, 1.0, 1.0))
-    assert [slow.factor(i) for i in range(3)] == pytest.approx([1, 1, 1])
-    assert np.exp(slow.level) == pytest.approx([1e-4, 1e-3])
-
-
-def test_a_disturbed_round_shows() -> None:
-    """A round in which the canaries take 10 % longer has the factor 1.1."""
-    slow = Slowdowns.of(canaries(*[1.0] * 9, 1.1))
-    assert slow.factor(9) == pytest.approx(1.1, rel=1e-3)
-    assert slow.factor(0) == pytest.approx(1.0, rel=1e-3)
-
-
-def test_networks_tell_as_much_as_canaries() -> None:
-    """A canary that had bad luck in a round is outvoted by the networks that ran in it."""
-    rounds = canaries(*[1.0] * 10)
-    rounds[9][1] = rounds[9][1] * 1.3
-    networks = [{number: np.full(5, seconds) for number in range(10)} for seconds in (2e-4, 3e-4, 5e-4, 7e-4)]
-    assert Slowdowns.of(rounds, networks).factor(9) == pytest.approx(1.0, abs=2e-3)
-
-
-def test_canaries_tie_waves_together() -> None:
-    """Networks of a wave that was slow throughout come out as they are, since the canaries were slow too."""
-    rounds = canaries(*[1.0] * 8, *[1.2] * 4)
-    early = {number: np.full(5, 3e-4) for number in range(8)}
-    late = {number: np.full(5, 4e-4 * 1.2) for number in range(8, 12)}
-    slow = Slowdowns.of(rounds, [early, late])
-    assert [slow.factor(number) for number in (0, 11)] == pytest.approx([1.0, 1.2], rel=1e-6)
-
-
-@given(st.integers(0, 2**16))
-def test_levels_and_rounds_are_told_apart(seed: int) -> None:
-    """Whatever the levels and the rounds' factors, without noise the fit finds them exactly."""
-    rng = np.random.default_rng(seed)
-    levels, factors = rng.uniform(1e-4, 1e-2, 5), np.sort(rng.uniform(1.0, 1.5, 12))
-    factors[:4] = 1.0
-    rounds = {i: [np.full(4, level * factor) for level in levels[:2]] for i, factor in enumerate(factors)}
-    networks = [{i: np.full(4, level * factors[i]) for i in rng.permutation(12)[:4].tolist()} for level in levels[2:]]
-    slow = Slowdowns.of(rounds, networks)
-    assert [slow.factor(i) for i in range(12)] == pytest.approx(factors, rel=1e-6)
-    assert np.exp(slow.level) == pytest.approx(levels[:2], rel=1e-6)
-
-
-def test_a_round_without_canaries() -> None:
-    """Where nothing is known of a round, nothing is corrected."""
-    assert Slowdowns.of({}).factor(0) == 1.0
-    assert Slowdowns.of(canaries(1.0)).factor(7) == 1.0
 
 
 # ---- pooling
@@ -178,7 +124,7 @@ def test_canaries_tell_another_state() -> None:
 def test_networks_are_measured_together() -> None:
     """Every network is visited in every round of its wave, beside the canaries, and comes back in its place."""
     graphs = [tiny(channels) for channels in (4, 8, 12, 16, 20)]
-    found, _ = measure_together(runtime(1e-3), graphs, [tiny(24)], rounds=3, wave=2)
+    found, *_ = measure_together(runtime(1e-3), graphs, [tiny(24)], rounds=3, wave=2)
     assert [pooled.latency_s for pooled in found] == pytest.approx([1e-3] * 5)
     assert [sorted(set(pooled.rounds.tolist())) for pooled in found] == [[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5], [6, 7, 8]]
 
@@ -187,15 +133,25 @@ def test_another_state_of_the_machine_is_waited_for() -> None:
     """By an earlier measurement's canaries rounds of another machine are known and made again, up to twice as many in all."""
     reference = Slowdowns.of({i: [np.full(5, 1e-3)] for i in range(20)})
     for seconds, rounds in ((1.1e-3, 3), (1.5e-3, 6)):
-        (found,), _ = measure_together(runtime(seconds), [tiny()], [tiny(24)], rounds=3, reference=reference)
+        (found,), *_ = measure_together(runtime(seconds), [tiny()], [tiny(24)], rounds=3, reference=reference)
         assert sorted(set(found.rounds.tolist())) == list(range(rounds))
 
 
 def test_earlier_rounds_tell_what_undisturbed_is() -> None:
     """With canaries known from before, a machine that is disturbed all along is seen to be."""
     reference = Slowdowns.of({i: [np.full(5, 1e-3)] for i in range(20)})
-    (pooled,), slow = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2, reference=reference)
+    (pooled,), slow, _ = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2, reference=reference)
     assert pooled.latency_s == pytest.approx(1e-3, rel=1e-6)
-    assert slow.factor(0) == pytest.approx(1.25)
-    (alone,), _ = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2)
+    assert slow.factor(0, 1e-3) == pytest.approx(1.25)
+    (alone,), *_ = measure_together(runtime(1.25e-3), [tiny()], [tiny(24)], rounds=2)
     assert alone.latency_s == pytest.approx(1.25e-3, rel=1e-6)
+
+
+def test_a_measurement_goes_on() -> None:
+    """The visits of an earlier measurement of the same networks count as well, and undisturbed is what the reference says."""
+    reference = Slowdowns.of({i: [np.full(5, 1e-3)] for i in range(20)})
+    before = measure_together(runtime(1.1e-3), [tiny(), tiny(8)], [tiny(24)], rounds=3)
+    found = measure_together(runtime(1.2e-3), [tiny(), tiny(8)], [tiny(24)], rounds=2, reference=reference, earlier=before)
+    assert [sorted(set(one.rounds.tolist())) for one in found.networks] == [[0, 1, 2, 3, 4]] * 2
+    assert [found.slowdowns.factor(i, 1e-3) for i in range(5)] == pytest.approx([1.1] * 3 + [1.2] * 2, rel=1e-6)
+    assert [one.latency_s for one in found.networks] == pytest.approx([1e-3] * 2, rel=1e-6)
