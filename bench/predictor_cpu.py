@@ -191,6 +191,7 @@ def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tu
             rows += [row(way, sums, truth, alone.spent_s), row(f"{way}, scaled", scale * sums, truth, alone.spent_s)]
     facts = {
         "networks_profiled": len(measured.networks),
+        "visits_scatter": round(measured.scatter, 4),
         "cross_fitted_mape": round(predictor.model.held_out.mape, 4),
         "median_signed_error": round(float(np.median(ours / truth - 1)), 4),
         "inside_90_interval": float(np.mean([e.low <= t <= e.high for e, t in zip(estimates, truth, strict=True)])),

@@ -195,6 +195,11 @@ def _print_fit(outcome: Profiled) -> None:
         console.print(f"  {count} batches of samples dropped and taken again: the device was {reason}")
     for reason, count in outcome.flagged.items():
         console.print(f"  {count} batches of samples flagged: {reason}")
+    if outcome.noisy:
+        console.print(
+            f"  the machine was noisy: visits of a network differ by {format_fraction(profile.scatter)} (on a quiet one by 0.1 to 1.5 %), "
+            "so the predictor is less exact than it could be; measure again in a quieter hour with 'hwnas profile'"
+        )
     console.print(f"on networks that the predictor did not see: {_figures(held_out)}")
     if isinstance(energy, Unavailable):
         console.print(f"energy   unavailable: {energy.reason}")

@@ -144,13 +144,22 @@ class Pooled:
         so much longer than the quickest, for such a state may begin and end within a round. What is left over otherwise differs from visit
         to visit as if drawn, so every visit counts, but none much; a low quantile would pick the rounds that were corrected too much.
         """
+        return float(np.median(self._counting))
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of the logarithm of what counts of the visits: what the rounds leave unexplained; nan of a single visit."""
+        return float(np.std(np.log(self._counting), ddof=1)) if len(self._counting) > 1 else float("nan")
+
+    @cached_property
+    def _counting(self) -> Floats:
         slowdown, visits = [], []
         for number in np.unique(self.rounds):
             here = self.rounds == number
             slowdown.append(float(self.slowdown[here][0]))
             visits.append(low(self.samples.seconds[here]) / slowdown[-1])
         counting = _enough(np.array(visits), np.array(slowdown) < OTHER_STATE)
-        return float(np.median(_enough(counting, counting < OTHER_STATE * counting.min())))
+        return _enough(counting, counting < OTHER_STATE * counting.min())
 
 
 def _enough(visits: Floats, usual: NDArray[np.bool_]) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ from paper_device import SETTING, measured
 
 from hwnas import spaces
 from hwnas.assets import Workspace
+from hwnas.cli.measure import _print_fit
 from hwnas.ir.onnx import load, save
 from hwnas.predict import fitting, store
-from hwnas.profiling import Profile, ProfileStore, Setting
+from hwnas.profiling import NetworkRecord, Profile, ProfileStore, Setting
+from hwnas.profiling.profile import Raw, records_of
+from hwnas.profiling.slowdowns import Slowdowns
+from hwnas.profiling.waves import Pooled
 from hwnas.runtimes.fusions import PATTERNS, Fusions
 from hwnas.runtimes.ort_fusion import fuse
 from hwnas.testing import FakeDevice
@@ -72,3 +77,28 @@ def test_the_setting_that_was_profiled(tmp_path: Path) -> None:
     assert profiled_setting(workspace, "a100", runtime=None, **asked) == card
     assert profiled_setting(workspace, "a100", "another", runtime=None, **asked).runtime == "tensorrt"
     assert profiled_setting(workspace, "a100", runtime="tensorrt", **asked).runtime == "tensorrt"
+
+
+@pytest.mark.parametrize(("scatter", "noisy"), [(0.01, False), (0.1, True)])
+def test_a_noisy_machine_is_named(workspace: Workspace, capsys: pytest.CaptureFixture[str], scatter: float, noisy: bool) -> None:
+    """Where visits of the same network differ, what came of it says so, with the remedy."""
+    setting = replace(SETTING, device="board")
+    rng = np.random.default_rng(0)
+    calm = profile_of(setting, 40)
+
+    def disturbed(network: NetworkRecord) -> NetworkRecord:
+        rounds = np.repeat(np.arange(4), 10)
+        seconds = network.latency_s * np.exp(scatter * rng.standard_normal(4))[rounds]
+        pooled = Pooled.from_samples(seconds, rounds, Slowdowns.of({}))
+        (record,) = records_of(
+            [Raw(network.id, network.genotype, pooled, [(k.call, k.profiled_s) for k in network.kernels], network.call_ns)]
+        )
+        return record
+
+    assert isnan(calm.scatter)
+    ProfileStore(workspace.profiles / "board").save(replace(calm, networks=[disturbed(network) for network in calm.networks]))
+    (found,) = fit_profile(workspace, setting, SPACE.name)
+    assert found.noisy == noisy
+    assert found.as_json()["scatter"] == pytest.approx(scatter, rel=0.5)
+    _print_fit(found)
+    assert ("measure again in a quieter hour" in " ".join(capsys.readouterr().out.split())) == noisy
