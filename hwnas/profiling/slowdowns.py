@@ -67,11 +67,9 @@ class Slowdowns:
         if not watched:
             return cls(level=np.zeros(0), knots=np.zeros(1), log_factors={})
         rows = [(canary, number, seconds) for number, row in canaries.items() for canary, seconds in enumerate(row)]
-        rows += [(watched + i, number, seconds) for i, visits in enumerate(networks) for number, seconds in visits.items()]
+        rows += [(watched + i, number, seconds) for i, visits in enumerate(filter(None, networks)) for number, seconds in visits.items()]
         numbers = sorted({number for _, number, _ in rows})
-        place = {number: i for i, number in enumerate(numbers)}
-        item = np.array([item for item, _, _ in rows])
-        session = np.array([number % SESSIONS for _, number, _ in rows])
+        item, number = np.array([[item, number] for item, number, _ in rows]).T
         log_s = np.log([low(seconds) for _, _, seconds in rows])
 
         typical = np.array([np.median(log_s[item == i]) for i in range(int(item.max()) + 1)])
@@ -81,15 +79,12 @@ class Slowdowns:
         effects = _Effects(
             column=np.column_stack(
                 [
-                    np.array([place[number] for _, number, _ in rows])[:, None] * len(knots) + np.arange(len(knots)),
-                    size + np.where(item < watched, item, 0) * SESSIONS + session,
+                    np.searchsorted(numbers, number)[:, None] * len(knots) + np.arange(len(knots)),
+                    size + np.where(item < watched, item, 0) * SESSIONS + number % SESSIONS,
                 ]
             ),
             share=np.column_stack([hats[item], item < watched]),
-            prior=_beside(
-                np.kron(np.eye(len(numbers)), _stiff(len(knots)) + LEAST * np.eye(len(knots))).astype(np.float64) + 1.0,
-                LUCK_STIFFNESS * np.eye(watched * SESSIONS),
-            ),
+            prior=_beside(_wander(len(numbers), len(knots)), LUCK_STIFFNESS * np.eye(watched * SESSIONS)),
         )
         levels, found = _two_way(item, log_s, effects)
         curves = found[:size].reshape(len(numbers), len(knots))
@@ -139,6 +134,11 @@ def _trust(left: Floats) -> Floats:
     """Huber's weights of residuals."""
     weight: Floats = np.minimum(1.0, HUBER * (1.4826 * np.median(left) + 1e-9) / np.maximum(left, 1e-12))
     return weight
+
+
+def _wander(rounds: int, knots: int) -> Floats:
+    """The penalty of the curves of all rounds; since a constant may go from all levels to all curves, also of their mean."""
+    return np.kron(np.eye(rounds), _stiff(knots) + LEAST * np.eye(knots)).astype(np.float64) + 1.0
 
 
 def _solve(left: Floats, right: Floats) -> Floats:

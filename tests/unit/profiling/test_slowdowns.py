@@ -126,3 +126,9 @@ def test_a_round_of_which_nothing_is_known() -> None:
     slow = Slowdowns.of(canaries(1.0, 1.0, 1.1), [{7: np.full(5, 3e-4)}, {7: np.full(5, 4e-4)}])
     assert slow.factor(7, 3e-4) == pytest.approx(1.0, abs=0.05)
     assert slow.factor(2, 3e-4) / slow.factor(0, 3e-4) == pytest.approx(1.1, rel=1e-6)
+
+
+def test_a_network_that_was_not_visited_yet() -> None:
+    """Networks without a visit take no part."""
+    networks = [{}, {0: np.full(5, 3e-4), 2: np.full(5, 3.3e-4)}]
+    assert Slowdowns.of(canaries(1.0, 1.0, 1.1), networks).factor(2, 3e-4) == pytest.approx(1.1, rel=0.05)
