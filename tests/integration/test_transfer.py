@@ -15,6 +15,7 @@ from hwnas import spaces
 from hwnas.ir.onnx import save
 from hwnas.profiling import ProfileStore, Setting
 from hwnas.profiling.store import slug
+from hwnas.profiling.waves import PATIENCE
 from hwnas.workflows.transfer import FOLDER, VISITS
 
 TRANSFER = ("transfer", "--batch", "2", "--networks", "4", "--json")
@@ -97,4 +98,5 @@ def test_goes_on_where_it_was_cut_off(home: Path, blow: signal.Signals) -> None:
     profile = ProfileStore(home / "profiles" / "cpu" / FOLDER).load(SETTING, TINY)
     kept = {(network.id, int(number)) for network in profile.networks for number in network.pooled.rounds}
     assert set(before) <= kept
-    assert all(len(set(network.pooled.rounds.tolist())) == VISITS for network in profile.networks)
+    # more than planned where the machine was in another state meanwhile
+    assert all(VISITS <= len(set(network.pooled.rounds.tolist())) <= PATIENCE * VISITS for network in profile.networks)
