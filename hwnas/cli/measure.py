@@ -198,7 +198,7 @@ def _print_fit(outcome: Profiled) -> None:
     if outcome.noisy:
         console.print(
             f"  the machine was noisy: visits of a network differ by {format_fraction(profile.scatter)} (on a quiet one by 0.1 to 1.5 %), "
-            "so the predictor is less exact than it could be; measure again in a quieter hour with 'hwnas profile'"
+            "so the predictor may be less exact than it could be; measure again in a quieter hour with 'hwnas profile'"
         )
     console.print(f"on networks that the predictor did not see: {_figures(held_out)}")
     if isinstance(energy, Unavailable):

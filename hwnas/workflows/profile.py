@@ -67,7 +67,7 @@ class Profiled:
 
     @property
     def noisy(self) -> bool:
-        """Whether the machine was so disturbed that the predictor is less exact than it could be."""
+        """Whether the machine was so disturbed that the predictor may be less exact than it could be."""
         return self.profile.scatter > NOISY
 
     def as_json(self) -> dict[str, Any]:
