@@ -164,7 +164,7 @@ class Profile:
     def scatter(self) -> float:
         """How much visits of a network differ with all taken off that is known of their rounds, as a share; nan where none came twice.
 
-        A quiet machine leaves 0.1 to 1.5 %. Where it is more, neighbours came and went within rounds, and what is learned may be less exact.
+        A quiet machine leaves 0.1 to 1.5 %. Where it is more, neighbours came and went within rounds, and the predictor may be less exact.
         """
         known = [scatter for network in self.networks if not isnan(scatter := network.pooled.scatter)]
         return median(known) if known else float("nan")
