@@ -35,7 +35,7 @@ from hwnas.runtimes.ort import OrtRuntime
 from hwnas.workflows.context import setting_of
 from hwnas.workflows.profile import profile
 
-VISITS = 8
+VISITS = 24
 WAVE = 8
 SPACE = "generic"
 

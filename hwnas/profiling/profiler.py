@@ -19,7 +19,7 @@ from hwnas.profiling.slowdowns import SESSIONS, Floats
 from hwnas.profiling.steady import WATCHED, Batch, Guard
 from hwnas.profiling.store import ProfileStore
 from hwnas.profiling.waves import Attend, Stage, Visit, Watch, at_once, visit_together
-from hwnas.profiling.window import Window
+from hwnas.profiling.window import Window, visits_of
 from hwnas.runtimes.base import Runtime
 from hwnas.spaces import Genotype, SearchSpace
 
@@ -61,7 +61,7 @@ class Plan:
         max_networks: stop after so many.
         least_networks: fewer are kept in the journal and make no profile.
         wave: networks that are visited in a round; the error is looked at after so many networks, then after half as many more.
-        visits: of every network, each in another round.
+        visits: of a network, each in another round; fewer where they take long (`hwnas.profiling.window`).
         apart: rounds from one visit of a network to its next; what disturbs a machine lasts longer than a round.
         kernel_runs: profiled runs of each network.
     """
@@ -71,7 +71,7 @@ class Plan:
     max_networks: int = 2000
     least_networks: int = 1
     wave: int = 20
-    visits: int = 4
+    visits: int = 12
     apart: int = 3
     kernel_runs: int = 12
 
@@ -83,7 +83,7 @@ class Plan:
     @property
     def cohort(self) -> int:
         """Networks that are begun before a round, so that a wave is visited in each."""
-        return max(1, self.wave // self.visits)
+        return max(1, round(self.wave / self.visits))
 
     def __post_init__(self) -> None:
         if self.max_time_s <= 0:
@@ -133,11 +133,15 @@ class _Pace:
         """How many networks fit into so many seconds; no end of them before the first round."""
         if self.visit_s is None:
             return float("inf")
-        return seconds / max(1e-9, self.begin_s + plan.visits * self.round_s(plan.wave) / plan.wave)
+        return seconds / max(1e-9, self.begin_s + self._visits_each(plan) * self.round_s(plan.wave) / plan.wave)
 
     def finish_s(self, window: Window, plan: Plan) -> float:
         """Of beginning one more network and making all visits that are lacking then."""
-        return self.begin_s + self.round_s(window.left + plan.visits + (plan.visits - 1) * CANARIES)
+        visits = self._visits_each(plan)
+        return self.begin_s + self.round_s(window.left + visits + (visits - 1) * CANARIES)
+
+    def _visits_each(self, plan: Plan) -> int:
+        return visits_of(self.visit_s, plan.visits) if self.visit_s else plan.visits
 
 
 PLATEAU_ROUNDS = 4  # so many looks without a gain of a tenth end the profile

@@ -30,9 +30,9 @@ from hwnas.profiling.slowdowns import SESSIONS, UNDISTURBED, Floats, Rounds, Slo
 from hwnas.runtimes.base import KernelTime, Model, Runtime, Session
 from hwnas.runtimes.samples import Samples, StoppingRule
 
-VISIT_S = 0.03  # time of one visit
+VISIT_S = 0.006  # time of one visit: 4 ms tell as much as 30, for what disturbs a machine lasts longer (ADR 0013)
 PROFILED_S = 0.15  # time of the runs with the runtime's profiler on
-FEWEST, MOST = 3, 60  # runs of one visit
+FEWEST, MOST = 2, 60  # runs of one visit
 WARM_S = 0.008  # at the start of a visit: a network that comes back is slower at first, by up to a sixth
 COLDEST = 40  # runs after which none is slower any more, however short they are
 OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
@@ -242,6 +242,63 @@ class Together(NamedTuple):
     canaries: Rounds
 
 
+class Visiting:
+    """Networks that are visited beside canaries, round by round; for checks of a predictor, where a profile is not wanted.
+
+    Args:
+        runtime: that builds and times.
+        graphs: networks to measure.
+        canaries: fixed networks of the same kind.
+        precision: of the arithmetic.
+        reference: says what undisturbed is for the same canaries, where that is known already.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        graphs: Sequence[Model],
+        canaries: Sequence[Graph],
+        *,
+        precision: str = "fp32",
+        reference: Slowdowns | None = None,
+    ) -> None:
+        self._runtime, self._graphs, self._precision, self._reference = runtime, graphs, precision, reference
+        self._watch = Watch(runtime, canaries, precision=precision)
+        self._visits: list[dict[int, Floats]] = [{} for _ in graphs]
+        self._stages: dict[int, Stage] = {}
+        self._seen: dict[int, Sequence[Floats]] = {}
+
+    @property
+    def rounds(self) -> int:
+        """Rounds so far."""
+        return len(self._seen)
+
+    def open(self, networks: Iterable[int]) -> None:
+        """Builds some of the networks, by number, each in a new session; the rounds that follow visit those and no others."""
+        self._stages = {}  # before others are built, so that no two sets are held at once
+        self._stages = {i: Stage.build(self._runtime, self._graphs[i], precision=self._precision, seed=i) for i in networks}
+
+    def visit(self) -> None:
+        """One round."""
+        number = self.rounds
+
+        def took(i: int, seconds: Floats) -> None:
+            self._visits[i][number] = seconds
+
+        self._seen[number] = visit_together(self._watch.of(number), self._stages, took)
+
+    def usual(self, since: int = 0) -> int:
+        """Rounds from this one on in which the machine was not in another state, as far as the canaries tell by now."""
+        other = self._watch.other_state(self._seen, self._reference)
+        return sum(number not in other for number in range(since, self.rounds))
+
+    def together(self, reference: Slowdowns | None = None) -> Together:
+        """What was measured, told by this reference where there is one, else by that from the beginning."""
+        slow = Slowdowns.of(self._seen, self._visits, reference or self._reference)
+        visits = ([Visit(network=i, round=n, seconds=seconds) for n, seconds in row.items()] for i, row in enumerate(self._visits))
+        return Together([Pooled.of(row, slow) for row in visits], slow, self._seen)
+
+
 def measure_together(
     runtime: Runtime,
     graphs: Sequence[Model],
@@ -251,9 +308,8 @@ def measure_together(
     wave: int = 20,
     reference: Slowdowns | None = None,
     precision: str = "fp32",
-    earlier: Together | None = None,
 ) -> Together:
-    """Measures networks in waves beside canaries; for checks of a predictor, where a profile is not wanted.
+    """Measures networks in waves beside canaries.
 
     Args:
         runtime: that builds and times.
@@ -263,28 +319,11 @@ def measure_together(
         wave: networks that are visited in turn.
         reference: says what undisturbed is for the same canaries, such as that of the profile that is to be checked.
         precision: of the arithmetic.
-        earlier: a measurement of the same networks, whose visits count as well.
     """
-    watch = Watch(runtime, canaries, precision=precision)
-    visits: list[dict[int, Floats]] = [{} for _ in graphs]
-    seen: dict[int, Sequence[Floats]] = {}
-    if earlier:
-        visits = [by_round(one.samples.seconds, one.rounds) for one in earlier.networks]
-        seen |= earlier.canaries
+    visiting = Visiting(runtime, graphs, canaries, precision=precision, reference=reference)
     for start in range(0, len(graphs), wave):
-        numbers = range(start, min(start + wave, len(graphs)))
-        stages = {i: Stage.build(runtime, graphs[i], precision=precision, seed=i) for i in numbers}
-        first = len(seen)
-        while len(seen) < first + PATIENCE * rounds:
-            number = len(seen)
-
-            def took(i: int, seconds: Floats, number: int = number) -> None:
-                visits[i][number] = seconds
-
-            seen[number] = visit_together(watch.of(number), stages, took)
-            other = watch.other_state(seen, reference)
-            if sum(number not in other for number in range(first, len(seen))) >= rounds:
-                break
-    slow = Slowdowns.of(seen, visits, reference)
-    pooled = [Pooled.of([Visit(network=i, round=n, seconds=seconds) for n, seconds in row.items()], slow) for i, row in enumerate(visits)]
-    return Together(pooled, slow, seen)
+        visiting.open(range(start, min(start + wave, len(graphs))))
+        first = visiting.rounds
+        while visiting.rounds < first + PATIENCE * rounds and visiting.usual(first) < rounds:
+            visiting.visit()
+    return visiting.together()

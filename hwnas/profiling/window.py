@@ -6,7 +6,20 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hwnas.profiling.journal import Measuring
-from hwnas.profiling.waves import PATIENCE, Stage
+from hwnas.profiling.waves import PATIENCE, WARM_S, Stage, Visit
+
+VISITS_S = 0.25  # that all visits of a network may take together, before there are fewer of them
+LEAST_VISITS = 4  # of a network, however long they take: one that takes long is disturbed less, too
+
+
+def visits_of(cost_s: float, most: int) -> int:
+    """How many visits a network gets of which each takes so long, out of so many."""
+    return min(most, max(LEAST_VISITS, int(VISITS_S / cost_s)))
+
+
+def cost_s(visit: Visit) -> float:
+    """What a visit took, in s, its runs that do not count included."""
+    return float(visit.seconds.sum()) + max(WARM_S, float(visit.seconds.mean()))
 
 
 @dataclass(slots=True)
@@ -15,7 +28,7 @@ class Window:
 
     Attributes:
         found: all that was measured.
-        visits: that count, of every network.
+        visits: that count, of a network of which they do not take long (`visits_of`).
         apart: rounds from one visit of a network to its next.
         stages: by number, in the order in which they were built.
         room: bytes that they may still take; less than 0 when full.
@@ -34,7 +47,12 @@ class Window:
         """How many visits a network lacks."""
         seen = self.found.visits.get(number, ())
         counted = sum(visit.round not in self.other_state for visit in seen)
-        return max(0, min(self.visits - counted, PATIENCE * self.visits - len(seen)))
+        planned = self._planned(number)
+        return max(0, min(planned - counted, PATIENCE * planned - len(seen)))
+
+    def _planned(self, number: int) -> int:
+        seen = self.found.visits.get(number)
+        return visits_of(cost_s(seen[0]), self.visits) if seen else self.visits
 
     def lacking(self) -> Iterator[int]:
         """Networks that were begun, lack visits and are not built: begun by an earlier session, or visited in rounds that do not count."""
@@ -71,6 +89,6 @@ class Window:
     def done(self) -> int:
         """How many networks from the first on have all visits planned, whether or not they count."""
         done = 0
-        while len(self.found.visits.get(done, ())) >= self.visits:
+        while len(self.found.visits.get(done, ())) >= self._planned(done):
             done += 1
         return done

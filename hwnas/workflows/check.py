@@ -29,7 +29,7 @@ from hwnas.workflows.profile import alone, profiled_setting, store_with
 
 Verdict = Literal["holds", "scaled", "drifted"]
 
-ROUNDS = 24  # visits of every network: over some 10 s, so that a moment's disturbance does not decide
+ROUNDS = 48  # visits of every network: over some 10 s, so that a moment's disturbance does not decide
 KERNEL_RUNS = 12
 FEWEST = 3  # networks
 CONFIDENCE = 0.9  # of the interval of the common factor

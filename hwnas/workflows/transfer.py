@@ -30,7 +30,7 @@ from hwnas.workflows.profile import alone, unmeasured
 
 AUTO = "auto"
 CANDIDATES = 100  # networks among which those to measure are chosen
-VISITS = 8  # of every network: few are measured, so each counts
+VISITS = 24  # of every network: few are measured, so each counts
 FOLDER = "transfer"  # in a device's profiles: the measurements behind a transfer, apart from its profiles proper
 
 
