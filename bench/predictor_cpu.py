@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import compress
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,21 @@ from hwnas import spaces
 from hwnas.assets import Workspace
 from hwnas.devices.clock import SystemClock
 from hwnas.ir import Graph, Kernel, KernelCall
-from hwnas.ir.cost import flops
+from hwnas.ir.cost import flops, memory_bytes
 from hwnas.predict import Predictor
 from hwnas.predict.features import describe
 from hwnas.profiling import NetworkRecord, Plan, Progress
 from hwnas.profiling.profiler import canaries
-from hwnas.profiling.waves import PATIENCE, Pooled, Together, Visiting
+from hwnas.profiling.waves import Pooled, Together, Visiting
 from hwnas.runtimes.ort import OrtRuntime
 from hwnas.runtimes.samples import Samples, StoppingRule
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.workflows.profile import profile_each
 
-VISITS = 24
+VISITS, LEAST_VISITS = 24, 12  # of every network of a check; fewer where not all fit into memory at a time
+SESSIONS = 2  # of each of them
+PART_BYTES = 3 * 2**30
 KERNEL_RULE = StoppingRule(relative_error=0.01, min_samples=20, max_seconds=0.03)
 CALIBRATION = 20
 
@@ -155,16 +158,20 @@ def _row(kernel: Kernel) -> np.ndarray:
 class Between(SystemClock):
     """Visits the networks of a check between a profile's rounds, evenly over its time; the profile's clock, which stands still meanwhile.
 
+    Every network is built twice, in parts that fit into memory: all parts are visited some rounds each, one after the other, and once more.
+
     Args:
         visiting: the check.
-        networks: its numbers.
+        graphs: its networks.
         max_time: of the profile, in s.
     """
 
-    def __init__(self, visiting: Visiting, networks: range, max_time: float) -> None:
-        self._visiting, self._networks, self._max_time = visiting, networks, max_time
-        self._away_s = 0.0
-        visiting.open(networks)
+    def __init__(self, visiting: Visiting, graphs: Sequence[Graph], max_time: float) -> None:
+        self._visiting, self._max_time, self._away_s = visiting, max_time, 0.0
+        count = ceil(sum(map(memory_bytes, graphs)) / PART_BYTES)
+        self._parts = [range(k, len(graphs), count) for k in range(count)]
+        self._each = max(LEAST_VISITS, VISITS // count) // SESSIONS  # rounds of a part in a session
+        self._rounds = SESSIONS * count * self._each
 
     def now(self) -> float:
         """Seconds of the profile."""
@@ -173,25 +180,24 @@ class Between(SystemClock):
     def __call__(self, _: str, progress: Progress) -> None:
         """Makes the rounds that are due; the profile says how far it is."""
         began = super().now()
-        while self._visiting.rounds < VISITS and progress.seconds >= (self._visiting.rounds + 0.5) / VISITS * self._max_time:
-            self._visit()
+        self._due(progress.seconds / self._max_time)
         self._away_s += super().now() - began
 
-    def _visit(self) -> None:
-        if self._visiting.rounds == VISITS // 2:
-            self._visiting.open(self._networks)
-        self._visiting.visit()
+    def _due(self, share: float) -> None:
+        while (number := self._visiting.rounds) < self._rounds and share >= (number + 0.5) / self._rounds:
+            if number % self._each == 0:
+                self._visiting.open(self._parts[number // self._each % len(self._parts)])
+            self._visiting.visit()
 
-    def finish(self) -> Together:
-        """Makes the rounds that are lacking, also where the machine was in another state.
+    def finish(self) -> tuple[Together, int]:
+        """What was measured, and the round with which every network's second session begins.
 
         What undisturbed is, the check says for itself, as the profile does: by the calmest quarter of rounds that saw the same minutes.
-        To tie both by their canaries would bring in the luck of these: they took 1 to 4 % longer between the networks of the check,
-        which themselves did not.
+        To tie both by their canaries would bring in the luck of these: they took up to 4 % longer between the networks of the check, which
+        themselves did not (ADR 0013).
         """
-        while self._visiting.rounds < VISITS or (self._visiting.usual() < VISITS and self._visiting.rounds < PATIENCE * VISITS):
-            self._visit()
-        return self._visiting.together()
+        self._due(1.0)
+        return self._visiting.together(), self._rounds // SESSIONS
 
 
 def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -202,7 +208,7 @@ def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tu
         genotype = space.canonical(space.sample(rng))
         drawn[genotype] = space.graph(genotype, batch=case.batch)
     watch, graphs = canaries(space, batch=case.batch), list(drawn.values())
-    between = Between(Visiting(runtime, graphs, watch, precision=case.precision), range(networks), max_time)
+    between = Between(Visiting(runtime, graphs, watch, precision=case.precision), graphs, max_time)
     plan = Plan(max_time_s=max_time, target_error=1e-6)
     (outcome,) = profile_each(
         Workspace(home),
@@ -217,13 +223,13 @@ def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tu
         clock=between,
     )
     predictor, measured = outcome.predictor, outcome.profile
-    together = between.finish()
+    together, second = between.finish()
     np.savez(home / "check.npz", genotypes=np.array(list(drawn)), **raw(together))
     seen = {network.genotype for network in measured.networks}
     held_out = [genotype not in seen for genotype in drawn]
     graphs, pooled = list(compress(graphs, held_out)), list(compress(together.networks, held_out))
     truth = np.array([one.latency_s for one in pooled])
-    halves = [np.array([part(one, late).latency_s for one in pooled]) for late in (False, True)]
+    halves = [np.array([part(one, second, late).latency_s for one in pooled]) for late in (False, True)]
     estimates = predictor.estimate(graphs)
     ours = np.array([estimate.value for estimate in estimates])
     spent = measured.spent_s
@@ -257,9 +263,9 @@ def run(case: Case, networks: int, max_time: float, seed: int, home: Path) -> tu
     return rows, facts
 
 
-def part(network: Pooled, late: bool) -> Pooled:
-    """The visits of a network in its first or its second session, which begins half way."""
-    here = (network.rounds >= VISITS // 2) == late
+def part(network: Pooled, second: int, late: bool) -> Pooled:
+    """The visits of a network in its first or its second session, which begins with that round."""
+    here = (network.rounds >= second) == late
     return Pooled(samples=Samples(network.samples.seconds[here]), rounds=network.rounds[here], slowdown=network.slowdown[here])
 
 

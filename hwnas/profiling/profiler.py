@@ -48,7 +48,7 @@ RESERVE = 0.015  # of the time, for what comes after the last round
 SPARE = 1.1  # times as long as rounds took so far
 FEW = 3  # waves; where no more fit into the time, networks are begun by the wave: rounds of a few networks would be canaries mostly
 TOURNAMENT = 6  # candidates of which the most uncertain is measured, for every other network
-WAVE_BYTES = 4 * 2**30  # of weights and activations that the networks under measurement may hold in memory
+WAVE_BYTES = 2 * 2**30  # of weights and activations that the networks under measurement may hold in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Plan:
         max_networks: stop after so many.
         least_networks: fewer are kept in the journal and make no profile.
         wave: networks that are visited in a round; the error is looked at after so many networks, then after half as many more.
-        visits: of a network, each in another round; fewer where they take long (`hwnas.profiling.window`).
+        visits: of a network, each in another round; fewer where they take long or agree early (`hwnas.profiling.window`).
         apart: rounds from one visit of a network to its next; what disturbs a machine lasts longer than a round.
         kernel_runs: profiled runs of each network.
     """

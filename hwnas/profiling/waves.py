@@ -32,7 +32,8 @@ from hwnas.runtimes.samples import Samples, StoppingRule
 
 VISIT_S = 0.006  # time of one visit: 4 ms tell as much as 30, for what disturbs a machine lasts longer (ADR 0013)
 PROFILED_S = 0.15  # time of the runs with the runtime's profiler on
-FEWEST, MOST = 2, 60  # runs of one visit
+FEWEST_PROFILED = 3  # of them: the first takes up to twice as long, and half of them are left out
+FEWEST, MOST = 2, 20  # runs of one visit
 WARM_S = 0.008  # at the start of a visit: a network that comes back is slower at first, by up to a sixth
 COLDEST = 40  # runs after which none is slower any more, however short they are
 OTHER_STATE = 1.2  # a round so many times slower than undisturbed is one of another machine
@@ -97,7 +98,7 @@ class Stage:
 
     def kernel_times(self, runs: int) -> Sequence[KernelTime]:
         """As `Session.kernel_times`, with fewer runs where they would take longer than `PROFILED_S`."""
-        return self.session.kernel_times(self._feed, int(np.clip(ceil(PROFILED_S / self._once_s), min(FEWEST, runs), runs)))
+        return self.session.kernel_times(self._feed, int(np.clip(ceil(PROFILED_S / self._once_s), min(FEWEST_PROFILED, runs), runs)))
 
 
 def by_round(seconds: Floats, rounds: NDArray[np.int64]) -> dict[int, Floats]:

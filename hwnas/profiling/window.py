@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hwnas.profiling.journal import Measuring
+from hwnas.profiling.slowdowns import low
 from hwnas.profiling.waves import PATIENCE, WARM_S, Stage, Visit
 
 VISITS_S = 0.25  # that all visits of a network may take together, before there are fewer of them
-LEAST_VISITS = 4  # of a network, however long they take: one that takes long is disturbed less, too
+LEAST_VISITS = 3  # of a network, however long they take: one that takes long is disturbed less, too
+AGREEING = 4  # visits, at least, that may settle what a network takes
+SETTLED = 0.002  # by the standard error of the mean of their logarithms
 
 
 def visits_of(cost_s: float, most: int) -> int:
     """How many visits a network gets of which each takes so long, out of so many."""
     return min(most, max(LEAST_VISITS, int(VISITS_S / cost_s)))
+
+
+def settled(visits: Sequence[Visit]) -> bool:
+    """Whether visits agree so well that more would tell nothing: on a quiet machine, or of networks that do not notice their neighbours."""
+    if len(visits) < AGREEING:
+        return False
+    log_s = np.log([low(visit.seconds) for visit in visits])
+    return bool(log_s.std(ddof=1) <= SETTLED * len(visits) ** 0.5)
 
 
 def cost_s(visit: Visit) -> float:
@@ -28,7 +41,7 @@ class Window:
 
     Attributes:
         found: all that was measured.
-        visits: that count, of a network of which they do not take long (`visits_of`).
+        visits: that count, of a network of which they neither take long (`visits_of`) nor agree early (`settled`).
         apart: rounds from one visit of a network to its next.
         stages: by number, in the order in which they were built.
         room: bytes that they may still take; less than 0 when full.
@@ -45,13 +58,17 @@ class Window:
 
     def lacks(self, number: int) -> int:
         """How many visits a network lacks."""
-        seen = self.found.visits.get(number, ())
-        counted = sum(visit.round not in self.other_state for visit in seen)
-        planned = self._planned(number)
-        return max(0, min(planned - counted, PATIENCE * planned - len(seen)))
+        planned, seen, counting = self._planned(number), self._seen(number), self._counting(number)
+        return 0 if settled(counting) else max(0, min(planned - len(counting), PATIENCE * planned - len(seen)))
+
+    def _seen(self, number: int) -> Sequence[Visit]:
+        return self.found.visits.get(number, ())
+
+    def _counting(self, number: int) -> Sequence[Visit]:
+        return [visit for visit in self._seen(number) if visit.round not in self.other_state]
 
     def _planned(self, number: int) -> int:
-        seen = self.found.visits.get(number)
+        seen = self._seen(number)
         return visits_of(cost_s(seen[0]), self.visits) if seen else self.visits
 
     def lacking(self) -> Iterator[int]:
@@ -89,6 +106,6 @@ class Window:
     def done(self) -> int:
         """How many networks from the first on have all visits planned, whether or not they count."""
         done = 0
-        while len(self.found.visits.get(done, ())) >= self._planned(done):
+        while len(self._seen(done)) >= self._planned(done) or settled(self._counting(done)):
             done += 1
         return done

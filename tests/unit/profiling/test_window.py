@@ -9,7 +9,7 @@ import pytest
 
 from hwnas.profiling.journal import Measuring
 from hwnas.profiling.waves import PATIENCE, Stage, Visit
-from hwnas.profiling.window import Window
+from hwnas.profiling.window import AGREEING, LEAST_VISITS, SETTLED, VISITS_S, Window, settled, visits_of
 
 
 @pytest.fixture
@@ -90,3 +90,48 @@ def test_what_another_session_began_is_lacking(window: Window) -> None:
     assert window.unseen
     visit(window, 0, 1)
     assert not window.unseen
+
+
+def seen(*seconds: float) -> list[Visit]:
+    return [Visit(network=0, round=i, seconds=np.full(3, one)) for i, one in enumerate(seconds)]
+
+
+def test_visits_that_agree_are_enough() -> None:
+    """From the least number on; what differs needs as many more as make its standard error as small."""
+    assert settled(seen(*[1e-3] * AGREEING))
+    assert not settled(seen(*[1e-3] * (AGREEING - 1)))
+    apart = 2.5 * SETTLED
+    assert not settled(seen(*[1e-3, 1e-3 * (1 + 2 * apart)] * (AGREEING // 2)))
+    assert settled(seen(*[1e-3, 1e-3 * (1 + 2 * apart)] * 4))
+
+
+def test_a_network_gets_as_many_visits_as_it_needs() -> None:
+    """All that are planned where they differ, the least where they agree, and no more than fit into their time where they take long."""
+    noisy, quiet, dear = [1e-3, 1.1e-3] * 6, [1e-3] * 12, [0.06, 0.07] * 6
+    for seconds, visits in ((noisy, 12), (quiet, AGREEING), (dear, LEAST_VISITS)):
+        window = Window(found=Measuring(), visits=12, apart=1, room=100)
+        begin(window, 0)
+        made = 0
+        while window.lacks(0):
+            assert window.done == 0
+            window.found.visits.setdefault(0, []).append(Visit(network=0, round=made, seconds=np.full(3, seconds[made])))
+            made += 1
+        assert made == visits
+        assert window.done == 1
+
+
+def test_visits_that_take_long_are_fewer() -> None:
+    """As many as fit into the time for all of them, never fewer than the least nor more than are planned."""
+    assert [visits_of(cost, 12) for cost in (1e-3, VISITS_S / 8, VISITS_S, 1.0)] == [12, 8, LEAST_VISITS, LEAST_VISITS]
+    assert visits_of(1e-3, 2) == 2
+
+
+def test_visits_of_another_state_of_the_machine_do_not_settle_anything() -> None:
+    """However well they agree: they do not count."""
+    window = Window(found=Measuring(), visits=12, apart=1, room=100)
+    begin(window, 0)
+    window.found.visits[0] = seen(*[1e-3] * AGREEING)
+    assert not window.lacks(0)
+    window.other_state = range(AGREEING)
+    assert window.lacks(0) == 12
+    assert window.done == 0
