@@ -198,7 +198,10 @@ def test_search_where_the_meter_is_gone(profiled: tuple[Path, list[dict[str, Any
 
 
 def test_a_card_that_is_lost(profiled: tuple[Path, list[dict[str, Any]]], library: Path, tmp_path: Path) -> None:
-    """Lost among the latencies of a precision, then among its energies: one line each time, and resumed it ends as it would have."""
+    """Lost among the latencies of a precision, then among its energies: one line each time, and resumed it ends as it would have.
+
+    Networks that are drawn by chance, every second one, are those that would have been drawn; the others are chosen by what is known then.
+    """
     at = ("--home", tmp_path)
     with plugged_in(library, script=f"fail all {LOST} 3 4\nfail all {LOST} 200 215\n") as card:
         first = invoke(*ASKED, *BOTH, *at)
@@ -218,8 +221,8 @@ def test_a_card_that_is_lost(profiled: tuple[Path, list[dict[str, Any]]], librar
     uncut = profiled[1]
     for one, other in zip(third, uncut, strict=True):
         assert one["networks"] == other["networks"]
-        assert [n.genotype for n in load(tmp_path, one["precision"]).networks] == [
-            n.genotype for n in load(profiled[0], one["precision"]).networks
+        assert [n.genotype for n in load(tmp_path, one["precision"]).networks[::2]] == [
+            n.genotype for n in load(profiled[0], one["precision"]).networks[::2]
         ]
     assert not list((tmp_path / "profiles" / "a100").glob("*.jsonl"))
 

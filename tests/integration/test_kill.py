@@ -15,6 +15,7 @@ from commands import QUICK, TINY, Done, finish, invoke, start, wait_until
 
 from hwnas.profiling import Plan, ProfileStore, Setting
 from hwnas.profiling.waves import PATIENCE
+from hwnas.profiling.window import AGREEING
 from hwnas.search.archive import Archive, Stored, Trial
 
 pytestmark = pytest.mark.process
@@ -126,8 +127,8 @@ def test_a_profile_survives_interrupt_and_kill(tmp_path: Path) -> None:
     for network, number, seconds in killed:
         assert found[network].samples.seconds[found[network].pooled.rounds == number].tolist() == seconds
     for network in found.values():
-        # as many as in an undisturbed profile, and more, up to a bound, only where this machine was another meanwhile
-        assert Plan().visits <= len(set(network.pooled.rounds.tolist())) <= PATIENCE * Plan().visits
+        # as many as settle it, as in an undisturbed profile, and more than planned only where this machine was another meanwhile
+        assert AGREEING <= len(set(network.pooled.rounds.tolist())) <= PATIENCE * Plan().visits
 
 
 def test_a_search_survives_interrupt_and_kill(home: Path) -> None:
