@@ -213,6 +213,16 @@ def test_pads_that_wrap_agree_with_the_reference() -> None:
     np.testing.assert_array_equal(run_torch(graph, feed)[0], ReferenceEvaluator(to_model(graph)).run(None, feed)[0])
 
 
+def test_products_that_overflow_agree() -> None:
+    """Both runtimes say infinity, of the same sign, where a product of many values is too large."""
+    b = GraphBuilder("overflow")
+    many = b.op("Mul", [b.input("x", (1, 2, 63)), b.constant("k", np.full((1, 1, 1), 1e3, np.float32))])
+    graph = b.finish(b.op("ReduceProd", [many], axes=(2,), keepdims=0))
+    feed = {key: value * 2 - 1 for key, value in graph.random_inputs(np.random.default_rng(0)).items()}
+    assert np.isinf(run_ort(graph, feed)[0]).all()
+    assert_agree(graph)
+
+
 def test_local_response_normalisation_of_even_size() -> None:
     """ONNX Runtime takes odd sizes only. Size 2 sums a channel and the next: 2 / (1 + 0.5 / 2 * (4 + 9)) and 3 / (1 + 0.5 / 2 * 9)."""
     b = GraphBuilder("even")
