@@ -7,7 +7,7 @@ profile, its predictor and all visits of its check in a new folder of its own, f
 
 Every case is a space with a number of threads, a batch size and a precision; each is profiled, learned and checked on its own
 networks, all measured in one go, the check's rounds between the profile's (A B A B): what neighbours on the machine do to memory lasts from
-seconds to minutes and moves predictions of the same networks by 1 to 4 % from one profile to the next, so a check at another time judges
+seconds to minutes and moves predictions of the same large networks by 1.5 to 6 % from one profile to the next, so a check at another time judges
 the machine as well. The profile's clock stands still meanwhile. Each network has two sessions, one for either half of the rounds, which
 tell how well a measurement repeats.
 
