@@ -7,9 +7,9 @@ profile, its predictor and all visits of its check in a new folder of its own, f
 
 Every case is a space with a number of threads, a batch size and a precision; each is profiled, learned and checked on its own
 networks, all measured in one go, the check's rounds between the profile's (A B A B): what neighbours on the machine do to memory lasts from
-seconds to minutes and moves predictions of the same large networks by 1.5 to 6 % from one profile to the next, so a check at another time judges
-the machine as well. The profile's clock stands still meanwhile. Each network has two sessions, one for either half of the rounds, which
-tell how well a measurement repeats.
+seconds to minutes and moves predictions of the same large networks by 1.5 to 6 % from one profile to the next. So a check at another time
+judges the machine as well. The profile's clock stands still meanwhile. Each network has two sessions, one for either half of the rounds,
+which tell how well a measurement repeats.
 
 Rivals on the same networks in the same run, for one thread, batch 1 and fp32: FLOPs (a line fitted on the profiled networks), and kernels
 measured in isolation, each as a network of its own, for as long as profiling took: their sum through a random forest per kind (the way of
