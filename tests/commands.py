@@ -21,6 +21,18 @@ from hwnas.cli.main import run
 TINY = f"{Path(__file__).with_name('tiny_space.py')}:TinySpace"
 QUICK = ("--target-error", "99%", "--max-time", "1h")  # a profile that ends after the first looks at its error, however slow the machine
 SAFETY_S = 300.0  # a process that hangs fails its test instead of hanging it
+FREEZING = """
+import itertools, os, signal
+from hwnas.cli import main
+from hwnas.profiling.journal import Journal
+visit, count = Journal.visit, itertools.count(1)
+def counted(*arguments):
+    visit(*arguments)
+    if next(count) == {visits}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+Journal.visit = counted
+main()
+"""
 _started: list[subprocess.Popen[str]] = []
 
 
@@ -63,17 +75,21 @@ def invoke(*words: str | Path) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
-def start(*words: str | Path, largest_file: int | None = None) -> subprocess.Popen[str]:
+def start(*words: str | Path, largest_file: int | None = None, freeze_after: int | None = None) -> subprocess.Popen[str]:
     """Starts a command in a process of its own.
 
     Args:
         words: of the command line.
         largest_file: no file may grow beyond so many bytes, as if the disk were full.
+        freeze_after: it stops when it has written down so many visits, and waits to be killed or told to go on (`wait_frozen`): a test that
+            watches from outside may come too late.
     """
     program = ["-m", "hwnas.cli"]
     if largest_file is not None:
         limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file}))"
         program = ["-c", f"{limit}; from hwnas.cli import main; main()"]
+    if freeze_after is not None:
+        program = ["-c", FREEZING.format(visits=freeze_after)]
     environment = {key: value for key, value in os.environ.items() if key != "HWNAS_HOME"}
     process = subprocess.Popen(
         [sys.executable, *program, *map(str, words)],
@@ -114,6 +130,18 @@ def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> N
         assert process.poll() is None, f"it ended too early: {finish(process)}"
         assert time.monotonic() < end, "it does not get there"
         time.sleep(0.05)
+
+
+def wait_frozen(process: subprocess.Popen[str]) -> None:
+    """Waits until a command has stopped, and has not ended: it holds what it holds, and gets no further."""
+    wait_until(process, lambda: os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None)
+
+
+def end(process: subprocess.Popen[str], blow: signal.Signals) -> Done:
+    """Ends a command that is frozen as `kill -9` or Control-C does."""
+    process.send_signal(blow)
+    process.send_signal(signal.SIGCONT)
+    return finish(process)
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from subprocess import Popen
 
 import pytest
-from commands import QUICK, TINY, Done, finish, invoke, start, wait_until
+from commands import QUICK, TINY, Done, end, finish, invoke, start, wait_frozen, wait_until
 
 from hwnas.profiling import Plan, ProfileStore, Setting
 from hwnas.profiling.waves import PATIENCE
@@ -26,19 +24,6 @@ BUDGET = ("--num-evals", "16", "--population", "8", "--trainings", "2", "--final
 SEARCH = ("search", "--space", TINY, "--constraint", "latency<=900%", *BUDGET, "--json")
 RESUME = ("search", "--resume", "--name", "cut", "--json")  # a run's options need not be repeated
 PROFILE = ("profile", "--space", TINY, *QUICK, "--json")
-
-
-def frozen(process: Popen[str]) -> None:
-    """Stops a process for good measure: it holds what it holds, and gets no further."""
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-
-
-def kill(process: Popen[str]) -> None:
-    """As `kill -9` does."""
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
 
 
 def assert_interrupted(done: Done) -> None:
@@ -58,11 +43,6 @@ def visits(home: Path) -> list[tuple[int, int, list[float]]]:
         return []
     lines = journal(home).read_text().split("\n")[1:-1]
     return [(row["visit"], row["round"], row["seconds"]) for row in map(json.loads, lines) if "visit" in row]
-
-
-def networks(home: Path) -> int:
-    """Networks in that journal."""
-    return len({network for network, _, _ in visits(home)})
 
 
 def database(home: Path, run: str = "cut") -> Path:
@@ -95,21 +75,21 @@ def trials(home: Path, run: str = "cut") -> tuple[Trial, ...]:
 def test_a_profile_survives_interrupt_and_kill(tmp_path: Path) -> None:
     """Interrupted, killed, refused to a second process and to a call without --resume, a profile ends with all that was measured."""
     at = ("--home", tmp_path)
-    first = start(*PROFILE, *at)
-    wait_until(first, lambda: networks(tmp_path) >= 5)
-    first.send_signal(signal.SIGINT)
-    assert_interrupted(finish(first))
+    first = start(*PROFILE, *at, freeze_after=12)
+    wait_frozen(first)
+    assert_interrupted(end(first, signal.SIGINT))
     interrupted = visits(tmp_path)
+    assert len(interrupted) == 12
 
-    second = start(*PROFILE, "--resume", *at)
-    wait_until(second, lambda: networks(tmp_path) >= 25)
-    frozen(second)
+    second = start(*PROFILE, "--resume", *at, freeze_after=100)
+    wait_frozen(second)
     crowded = invoke(*PROFILE, "--resume", *at)
     assert crowded.code == 1
     assert f"another process (id {second.pid})" in crowded.complaint
-    kill(second)
-    killed, networks_killed = visits(tmp_path), networks(tmp_path)
-    assert killed[: len(interrupted)] == interrupted
+    assert end(second, signal.SIGKILL).code == -signal.SIGKILL
+    killed = visits(tmp_path)
+    assert killed[:12] == interrupted
+    assert len(killed) == 112
 
     with journal(tmp_path).open("ab") as file:
         file.write(b'{"visit": 0, "round": 99, "seco')  # as a kill in the middle of a write leaves it
@@ -122,7 +102,7 @@ def test_a_profile_survives_interrupt_and_kill(tmp_path: Path) -> None:
     said = invoke(*PROFILE, "--resume", *at).json
     found = {network.id: network for network in ProfileStore(tmp_path / "profiles" / "cpu").load(SETTING).networks}
     assert not journal(tmp_path).exists()
-    assert said["networks"] >= networks_killed
+    assert said["networks"] > max(network for network, _, _ in killed)
     assert sorted(found) == list(range(said["networks"]))
     for network, number, seconds in killed:
         assert found[network].samples.seconds[found[network].pooled.rounds == number].tolist() == seconds
@@ -142,11 +122,12 @@ def test_a_search_survives_interrupt_and_kill(home: Path) -> None:
 
     second = start(*RESUME, *at)
     wait_until(second, lambda: count(home, "training") >= 2)
-    frozen(second)
+    second.send_signal(signal.SIGSTOP)
+    wait_frozen(second)
     crowded = invoke(*RESUME, *at)
     assert crowded.code == 1
     assert f"another process (id {second.pid})" in crowded.complaint
-    kill(second)
+    assert end(second, signal.SIGKILL).code == -signal.SIGKILL
     before = {kind: stored(home, kind) for kind in ("proxies", "training", "measurement")}
     evaluated = trials(home)
     assert before["proxies"][: len(interrupted)] == interrupted

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, finish, invoke, start, wait_until
+from commands import TINY, end, invoke, start, wait_frozen
 
 from hwnas import spaces
 from hwnas.ir.onnx import save
@@ -86,16 +86,15 @@ def visited(home: Path) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_goes_on_where_it_was_cut_off(home: Path, blow: signal.Signals) -> None:
     """Visits that were made before count, whatever ended the command; the same command goes on."""
-    process = start(*TRANSFER, "--from", "cpu", "--home", home)
-    wait_until(process, lambda: len(visited(home)) >= 6)
-    process.send_signal(blow)
-    done = finish(process)
+    process = start(*TRANSFER, "--from", "cpu", "--home", home, freeze_after=6)
+    wait_frozen(process)
+    done = end(process, blow)
     assert done.code != 0
     if blow == signal.SIGINT:
         assert done.code == 130
         assert "'transfer' when it is run again" in done.complaint
     before = visited(home)
-    assert len(before) >= 6
+    assert len(before) == 6
     assert invoke(*TRANSFER, "--from", "cpu", "--home", home).json["networks"] == 4
     profile = ProfileStore(home / "profiles" / "cpu" / FOLDER).load(SETTING, TINY)
     kept = {(network.id, int(number)) for network in profile.networks for number in network.pooled.rounds}
