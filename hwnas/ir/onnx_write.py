@@ -43,11 +43,12 @@ def to_model(graph: Graph, *, opset: int | None = None) -> onnx.ModelProto:
         graph.name,
         [_value_info(name, spec) for name, spec in graph.inputs.items()],
         [_value_info(name, graph.specs[name]) for name in graph.outputs],
-        list(constants.values()),
     )
     imports = [helper.make_opsetid("", opset)]
     version = helper.find_min_ir_version_for(imports)
-    return helper.make_model(proto, opset_imports=imports, ir_version=version, producer_name="hwnas", producer_version=__version__)
+    model = helper.make_model(proto, opset_imports=imports, ir_version=version, producer_name="hwnas", producer_version=__version__)
+    model.graph.initializer.extend(constants.values())  # last, for what is given to a message is copied
+    return model
 
 
 def to_bytes(graph: Graph, *, opset: int | None = None) -> bytes:

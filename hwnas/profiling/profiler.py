@@ -48,7 +48,7 @@ RESERVE = 0.015  # of the time, for what comes after the last round
 SPARE = 1.1  # times as long as rounds took so far
 FEW = 3  # waves; where no more fit into the time, networks are begun by the wave: rounds of a few networks would be canaries mostly
 TOURNAMENT = 6  # candidates of which the most uncertain is measured, for every other network
-WAVE_BYTES = 2 * 2**30  # of weights and activations that the networks under measurement may hold in memory
+WAVE_BYTES = 4 * 2**30  # of weights and activations that the networks under measurement may hold in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +71,9 @@ class Plan:
     max_networks: int = 2000
     least_networks: int = 1
     wave: int = 20
-    visits: int = 12
-    apart: int = 3
-    kernel_runs: int = 12
+    visits: int = 4
+    apart: int = 8
+    kernel_runs: int = 8
 
     @property
     def deadline_s(self) -> float:

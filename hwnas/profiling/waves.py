@@ -77,7 +77,7 @@ class Stage:
     @cached_property
     def _once_s(self) -> float:
         """Roughly what a run takes: every visit has as many runs as the first, since p10 of fewer is another figure."""
-        return self.session.time(self._feed, StoppingRule(min_samples=2, max_samples=2, warmup=1)).p10_s
+        return float(self.session.time(self._feed, StoppingRule(min_samples=2, max_samples=2, warmup=0)).seconds.min())
 
     def visit(self) -> Floats:
         """Durations in s of a few runs, about `VISIT_S` in all; those before them, for caches and predictors, do not count."""

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,20 +37,37 @@ _WEIGHTS_SEED = 0
 
 
 class OrtSession:
-    """A network in ONNX Runtime; satisfies `hwnas.runtimes.base.Session`."""
+    """A network in ONNX Runtime; satisfies `hwnas.runtimes.base.Session`.
 
-    def __init__(self, runtime: OrtRuntime, model: bytes, graph: Graph | None, scheme: Scheme | None = None) -> None:
+    Args:
+        runtime: that runs it.
+        model: serialised ONNX.
+        graph: the same as a graph, where there is one; its weights need no values.
+        scheme: how it computes in 8 bits.
+        again: writes the model once more. It is then kept only until its kernels have been timed: a profile holds a hundred networks.
+    """
+
+    def __init__(
+        self, runtime: OrtRuntime, model: bytes, graph: Graph | None, scheme: Scheme | None = None, again: Callable[[], bytes] | None = None
+    ) -> None:
         self._runtime = runtime
-        self._model = model
+        self._model: bytes | None = model
         self._graph = graph
         self._scheme = scheme
+        self._again = again
         self._session = runtime.open(model)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     @cached_property
     def graph(self) -> Graph:
         """The network as a graph; read from the model where it was given as a file."""
-        return graph_of(self._model) if self._graph is None else self._graph
+        return graph_of(self._written()) if self._graph is None else self._graph
+
+    def _written(self) -> bytes:
+        if self._model is None:
+            assert self._again is not None, "only a model that can be written again is let go"
+            self._model = self._again()
+        return self._model
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
         """The outputs for these inputs."""
@@ -77,7 +94,7 @@ class OrtSession:
         """Time of every kernel in context: the mean of the faster half of its runs, less what the profiler took for tensors, in s."""
         import onnx
 
-        model = self._model if self._graph is not None else to_bytes(self.graph)  # a file's nodes may lack names
+        model = self._written() if self._graph is not None else to_bytes(self.graph)  # a file's nodes may lack names
         with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
             optimized = Path(folder, "optimized.onnx")
             session = self._runtime.open(model, profile=Path(folder, "profile"), optimized=optimized)
@@ -90,6 +107,8 @@ class OrtSession:
                 durations[name].append(event["dur"] * 1e-6 - tensors(event) * cost.tensor_s)
                 ran[name] = event["args"]["op_name"]
             calls = self._attributed(onnx.load(optimized), ran)
+        if self._again is not None:
+            self._model = None
         seconds: dict[KernelCall, float] = defaultdict(float)
         for name, values in durations.items():
             again = cost.event_s if calls[name] in seconds else 0.0  # the first goes with what the profiler adds to every kernel
@@ -105,6 +124,16 @@ class OrtSession:
         if self._scheme is None:
             return attribute(self.graph, optimized, ran, self._runtime.fusions)
         return ort_int8_kernels.attribute(self.graph, self._scheme, optimized, ran)
+
+
+def _drawn(graph: Graph) -> bytes:
+    """A graph as ONNX, with values for all weights."""
+    return to_bytes(graph.materialize(np.random.default_rng(_WEIGHTS_SEED)))
+
+
+def _drawn_int8(folded: Graph, plan: Scheme) -> bytes:
+    """The same in 8 bits, with scales that are made up."""
+    return bytes(write(plan, made_up(folded, plan), np.random.default_rng(_WEIGHTS_SEED)).SerializeToString())
 
 
 def _undisturbed_s(durations: Sequence[float]) -> float:
@@ -143,8 +172,8 @@ class OrtRuntime:
         if precision == "int8":
             return self._int8(model)
         if isinstance(model, Graph):
-            graph = model.materialize(np.random.default_rng(_WEIGHTS_SEED))
-            return OrtSession(self, to_bytes(graph), graph)
+            again = partial(_drawn, model)
+            return OrtSession(self, again(), model, again=again)
         if isinstance(model, Path):
             graph = load(model)
             return OrtSession(self, to_bytes(graph), graph)
@@ -154,8 +183,8 @@ class OrtRuntime:
         graph = graph_of(model)
         folded = fold(graph, drafts=True)
         plan = scheme(folded)
-        written = write(plan, made_up(folded, plan), np.random.default_rng(_WEIGHTS_SEED))
-        return OrtSession(self, written.SerializeToString(), graph, plan)
+        again = partial(_drawn_int8, folded, plan)
+        return OrtSession(self, again(), graph, plan, again)
 
     def open(self, model: bytes, profile: Path | None = None, optimized: Path | None = None) -> Any:
         """An `onnxruntime.InferenceSession` with this runtime's settings.
