@@ -80,7 +80,7 @@ class AdaptedModel:
     level: float = 1.0
 
     @property
-    def distances(self) -> tuple[float, ...]:
+    def exposures(self) -> tuple[float, ...]:
         """None: a handful of networks does not tell what theirs do."""
         return ()
 
@@ -95,7 +95,7 @@ class AdaptedModel:
             doubt[rows] = np.maximum(found.doubt[rows], kind.error)
         return Kernels.of(seconds, covered, doubt)
 
-    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_distance: Matrix) -> Bounds:
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_exposure: Matrix) -> Bounds:
         """Networks from sums over their kernels; arguments as `LatencyModel.networks`."""
         sums = self.call_s + seconds
         coverage = np.clip(1 - unknown / sums, 0.0, 1.0)

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,9 +19,9 @@ from hwnas.errors import MeasurementError, require
 from hwnas.ir import Kernel
 from hwnas.predict.conformal import quantile
 from hwnas.predict.features import Matrix, Table, tabulate
-from hwnas.predict.model import LEAST_DOUBT, LEVEL, HeldOut, Kernels, KindModel, LatencyModel, first_stage, with_distance
+from hwnas.predict.model import LEAST_DOUBT, LEVEL, HeldOut, Kernels, KindModel, LatencyModel, first_stage, with_exposure
 from hwnas.predict.roofline import Roofline
-from hwnas.predict.second_stage import Correction, Reuse, reuse_distance, spread
+from hwnas.predict.second_stage import Correction, Reuse, exposure, spread
 from hwnas.profiling import NetworkRecord
 
 Learned = TypeVar("Learned")
@@ -59,34 +58,48 @@ DOUBT_TREES = 40
 MOST_DOUBT = 1.0  # absolute log error of a kernel beyond which one more factor makes no difference
 
 
-def fit_kinds(
-    table: Table, seconds: Matrix, roofline: Roofline, growth: Growth | None = None, *, reuse: bool = False
-) -> dict[str, KindModel]:
-    """The first stage: a booster per kind from kernels with their times in s; and another that knows their networks' reuse distances."""
+def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline, growth: Growth | None = None) -> dict[str, KindModel]:
+    """The first stage: a booster per kind from kernels with their times in s."""
     growth = growth or THOROUGH
-    target = np.log(np.maximum(seconds, LEAST_TIME_S) / roofline.time_s(table.flops, table.bytes))
-    distance = reuse_distance(table.context)[table.owner]
 
     def of(kind: str) -> KindModel:
         rows = table.kinds == kind
-        columns, count = table.columns(rows, detailed=True), int(rows.sum())
-        parameters = {
-            **PARAMETERS,
-            "eta": growth.eta,
-            "min_child_weight": min(PARAMETERS["min_child_weight"], max(1, count // 10)),
-            "base_score": float(target[rows].mean()),
-        }
+        columns = table.columns(rows, detailed=True)
         sizes = np.column_stack([table.flops[rows], table.bytes[rows]])
-        grow = partial(_grow, parameters, target[rows], growth.trees)
         return KindModel(
-            booster=grow(columns),
-            reuse=grow(with_distance(columns, distance[rows])) if reuse else None,
-            rows=count,
+            booster=_grow_kind(table, rows, seconds, roofline, growth, columns),
+            rows=int(rows.sum()),
             low=tuple(sizes.min(axis=0).tolist()),
             high=tuple(sizes.max(axis=0).tolist()),
         )
 
     return _by_kind(table, of)
+
+
+def exposed(
+    kinds: Mapping[str, KindModel], table: Table, seconds: Matrix, roofline: Roofline, where: Matrix, growth: Growth | None = None
+) -> dict[str, KindModel]:
+    """The same with another booster each that knows the exposure of the kernels' networks, `where`, [networks]."""
+    growth = growth or THOROUGH
+
+    def of(kind: str) -> KindModel:
+        rows = table.kinds == kind
+        columns = with_exposure(table.columns(rows, detailed=True), where[table.owner[rows]])
+        return replace(kinds[kind], reuse=_grow_kind(table, rows, seconds, roofline, growth, columns))
+
+    return _by_kind(table, of)
+
+
+def _grow_kind(table: Table, rows: NDArray[np.bool_], seconds: Matrix, roofline: Roofline, growth: Growth, columns: Matrix) -> Any:
+    """A booster of log(time / roofline) of some rows from these columns of them."""
+    target = np.log(np.maximum(seconds[rows], LEAST_TIME_S) / roofline.time_s(table.flops[rows], table.bytes[rows]))
+    parameters = {
+        **PARAMETERS,
+        "eta": growth.eta,
+        "min_child_weight": min(PARAMETERS["min_child_weight"], max(1, len(target) // 10)),
+        "base_score": float(target.mean()),
+    }
+    return _grow(parameters, target, growth.trees, columns)
 
 
 def _by_kind(table: Table, learn: Callable[[str], Learned]) -> dict[str, Learned]:
@@ -157,11 +170,10 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequenc
     data = Training.of(networks)
     table, latency = data.table, data.latency
     typical = float(np.median(data.seconds / roofline.time_s(table.flops, table.bytes)))
-    distances = spread(table.context)
     folds = np.arange(len(networks)) % FOLDS
-    mixed = _cross_fit(data, folds, roofline, typical, distances)
+    mixed, where, exposures = _cross_fit(data, folds, roofline, typical)
     apart = _family_folds(families)
-    crossed = mixed if apart is None else _cross_fit(data, apart, roofline, typical, distances)
+    crossed = mixed if apart is None else _cross_fit(data, apart, roofline, typical, exposures).kernels
     apart = folds if apart is None else apart
     missing = ~crossed.covered
     sums, held_sums = mixed.sums(table), crossed.sums(table)
@@ -171,7 +183,7 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequenc
     error = _log_error(data.seconds, np.where(missing, mixed.seconds, crossed.seconds))
     for k in np.unique(apart):
         train, test = np.flatnonzero(apart != k), np.flatnonzero(apart == k)
-        correction, reuse = _second_stage(data, sums, distances, train)
+        correction, reuse = _second_stage(data, sums, exposures, train)
         value = correction.apply(table.context[test], data.call_s + held_sums[0][test])
         predicted[test] = reuse.apply(value, table.context[test], data.call_s, held_sums[-1][test])
         seen = np.isin(table.owner, train)
@@ -185,8 +197,8 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequenc
         known[:] = True
     half_width = quantile((np.abs(np.log(latency / predicted)) / difficulty)[known], LEVEL)
     doubters = _fit_doubt(table, error)
-    models = fit_kinds(table, data.seconds, roofline, reuse=True)
-    correction, reuse = _second_stage(data, sums, distances, np.arange(len(networks)))
+    models = exposed(fit_kinds(table, data.seconds, roofline), table, data.seconds, roofline, where)
+    correction, reuse = _second_stage(data, sums, exposures, np.arange(len(networks)))
     return LatencyModel(
         kinds={kind: replace(model, doubt=doubters[kind]) for kind, model in models.items()},
         roofline=roofline,
@@ -202,13 +214,13 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequenc
 
 
 def _second_stage(
-    data: Training, sums: tuple[Matrix, ...], distances: tuple[float, ...], networks: NDArray[np.int64]
+    data: Training, sums: tuple[Matrix, ...], exposures: tuple[float, ...], networks: NDArray[np.int64]
 ) -> tuple[Correction, Reuse]:
     """Learns both opinions on networks, and how much each counts, from cross-fitted sums over their kernels, of some of them."""
     context, latency = data.table.context[networks], data.latency[networks]
-    seconds, by_distance = data.call_s + sums[0][networks], sums[-1][networks]
+    seconds, by_exposure = data.call_s + sums[0][networks], sums[-1][networks]
     correction = Correction.fit(context, seconds, latency)
-    reuse = Reuse.fit(distances, context, data.call_s, by_distance, correction.apply(context, seconds), latency)
+    reuse = Reuse.fit(exposures, context, data.call_s, by_exposure, correction.apply(context, seconds), latency)
     return correction, reuse
 
 
@@ -233,17 +245,48 @@ def _family_folds(families: Sequence[str]) -> NDArray[np.int64] | None:
     return np.array([fold[name] for name in families])
 
 
-def _cross_fit(data: Training, folds: NDArray[np.int64], roofline: Roofline, typical: float, distances: tuple[float, ...]) -> Kernels:
-    """The first stage on every kernel, each from models that did not see its fold."""
-    count = len(data.seconds)
-    seconds, covered, by_distance = np.empty(count), np.empty(count, bool), np.empty((count, len(distances)))
-    for k in np.unique(folds):
-        part, test = data.take(np.flatnonzero(folds != k)), np.flatnonzero(folds == k)
-        models = fit_kinds(part.table, part.seconds, roofline, reuse=True)
-        found = first_stage(models, roofline, typical, data.table.take(test), distances)
-        rows = np.isin(data.table.owner, test)
-        seconds[rows], covered[rows], by_distance[rows] = found.seconds, found.covered, found.by_distance
-    return Kernels(seconds, covered, np.zeros(count), by_distance)
+class _Crossed(NamedTuple):
+    """What models say of networks that they did not see.
+
+    Attributes:
+        kernels: of all networks.
+        where: exposure of each network, by the first opinion, [networks].
+        exposures: for which kernels are told.
+    """
+
+    kernels: Kernels
+    where: Matrix
+    exposures: tuple[float, ...]
+
+
+def _cross_fit(
+    data: Training, folds: NDArray[np.int64], roofline: Roofline, typical: float, exposures: tuple[float, ...] | None = None
+) -> _Crossed:
+    """The first stage on every kernel, each from models that did not see its fold.
+
+    Exposures follow from the first opinion on networks, since those to be predicted have no other; what was measured would also tell the
+    models how disturbed a network was.
+    """
+    table, models = data.table, dict[int, dict[str, KindModel]]()
+    seconds, covered = np.empty(len(data.seconds)), np.empty(len(data.seconds), bool)
+    parts = {int(k): (np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in np.unique(folds)}
+    for k, (train, test) in parts.items():
+        part, rows = data.take(train), np.isin(table.owner, test)
+        models[k] = fit_kinds(part.table, part.seconds, roofline)
+        found = first_stage(models[k], roofline, typical, table.take(test))
+        seconds[rows], covered[rows] = found.seconds, found.covered
+    sums, first = data.call_s + table.total(seconds), np.empty(table.networks)
+    for train, test in parts.values():
+        correction = Correction.fit(table.context[train], sums[train], data.latency[train])
+        first[test] = correction.apply(table.context[test], sums[test])
+    where = exposure(table.context, first)
+    exposures = exposures or spread(where)
+    by_exposure = np.empty((len(seconds), len(exposures)))
+    for k, (train, test) in parts.items():
+        part = data.take(train)
+        models[k] = exposed(models[k], part.table, part.seconds, roofline, where[train])
+        by_exposure[np.isin(table.owner, test)] = first_stage(models[k], roofline, typical, table.take(test), exposures).by_exposure
+    return _Crossed(Kernels(seconds, covered, np.zeros(len(seconds)), by_exposure), where, exposures)
 
 
 def _log_error(seconds: Matrix, predicted: Matrix) -> Matrix:

@@ -120,7 +120,7 @@ class GpuModel:
         return 0.0
 
     @property
-    def distances(self) -> tuple[float, ...]:
+    def exposures(self) -> tuple[float, ...]:
         """None: operators were measured alone."""
         return ()
 
@@ -140,7 +140,7 @@ class GpuModel:
             doubt[rows] = self.kinds[name].half_width
         return Kernels.of(seconds, covered, doubt)
 
-    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_distance: Matrix) -> Bounds:
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_exposure: Matrix) -> Bounds:
         """Networks from sums over their kernels; arguments as `LatencyModel.networks`."""
         value = self.scale * np.maximum(seconds, self.launch_s * context[:, 2])
         coverage = np.clip(1 - unknown / seconds, 0.0, 1.0)

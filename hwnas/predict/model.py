@@ -1,7 +1,7 @@
 """What is learned of a device's latency: XGBoost per kind of kernel, a small correction per network, a conformal interval.
 
 First stage: log(time / roofline) of a kernel from its local features, so that equal kernels are predicted once however many
-networks share them; and once more from those and a network's reuse distance, for a few distances. Second stage: what a network does to the
+networks share them; and once more from those and a network's exposure, for a few of these. Second stage: what a network does to the
 sums of its kernels (`second_stage`). How both are learned is in `fitting`.
 """
 
@@ -33,7 +33,7 @@ class KindModel:
     Attributes:
         booster: predicts log(time / roofline).
         doubt: predicts how far off that is, as an absolute log error; None in predictors of format 1.
-        reuse: predicts as `booster` does, with the log of the network's reuse distance as another feature; None before format 3.
+        reuse: predicts as `booster` does, with the log of the network's exposure as another feature; None before format 3.
         rows: kernels that it learned from.
         low: smallest flops and bytes among them.
         high: largest flops and bytes among them.
@@ -119,14 +119,14 @@ class LatencyModel:
 
     def kernels(self, table: Table) -> Kernels:
         """The first stage: every kernel by itself."""
-        return first_stage(self.kinds, self.roofline, self.typical, table, self.distances)
+        return first_stage(self.kinds, self.roofline, self.typical, table, self.exposures)
 
     @property
-    def distances(self) -> tuple[float, ...]:
+    def exposures(self) -> tuple[float, ...]:
         """See `NetworkModel`."""
-        return self.reuse.distances if self.reuse else ()
+        return self.reuse.exposures if self.reuse else ()
 
-    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_distance: Matrix) -> Bounds:
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_exposure: Matrix) -> Bounds:
         """The second stage: networks from sums over their kernels, which a population gathers from its blocks.
 
         Args:
@@ -134,12 +134,12 @@ class LatencyModel:
             seconds: sum of the kernels' times in s, [networks].
             unknown: that part of it which is not covered, in s.
             doubt: sum of the kernels' times weighed by their doubt, in s.
-            by_distance: sums of the kernels' times at each of `distances`, in s, [networks, distances].
+            by_exposure: sums of the kernels' times at each of `exposures`, in s, [networks, exposures].
         """
         sums = self.call_s + seconds
         value = self.correction.apply(context, sums)
         if self.reuse:
-            value = self.reuse.apply(value, context, self.call_s, by_distance)
+            value = self.reuse.apply(value, context, self.call_s, by_exposure)
         coverage = np.clip(1 - unknown / sums, 0.0, 1.0)
         difficulty = (1 + doubt / sums / self.usual_doubt) / 2 if self.usual_doubt else np.ones(len(sums))
         width = self.half_width * difficulty
@@ -154,7 +154,9 @@ class LatencyModel:
         found = self.kernels(table)
         if not self.reuse:
             return found.seconds
-        both = self.reuse.mean(found.seconds, between(self.distances, table.context[table.owner], found.by_distance))
+        first = self.correction.apply(table.context, self.call_s + table.total(found.seconds))
+        where = self.reuse.where(table.context, first)
+        both = self.reuse.mean(found.seconds, between(self.exposures, where[table.owner], found.by_exposure))
         known, told = (table.total(np.where(found.covered, seconds, 0.0)) for seconds in (found.seconds, both))
         scale = np.divide(known, told, out=np.ones(table.networks), where=told > 0)
         return np.where(found.covered, both * scale[table.owner], found.seconds)
@@ -188,8 +190,8 @@ class NetworkModel(Protocol):
         ...
 
     @property
-    def distances(self) -> tuple[float, ...]:
-        """Reuse distances of networks in bytes, for each of which kernels are told; none where that makes no difference."""
+    def exposures(self) -> tuple[float, ...]:
+        """Reuse exposures of networks in bytes, for each of which kernels are told; none where that makes no difference."""
         ...
 
     def kernels(self, table: Table) -> Kernels:
@@ -200,7 +202,7 @@ class NetworkModel(Protocol):
         """Time of every kernel in its network, in s; they add up to the sum of `kernels`, and so do those that are covered."""
         ...
 
-    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_distance: Matrix) -> Bounds:
+    def networks(self, context: Matrix, seconds: Matrix, unknown: Matrix, doubt: Matrix, by_exposure: Matrix) -> Bounds:
         """Networks from sums over their kernels; see `LatencyModel.networks`."""
         ...
 
@@ -239,23 +241,23 @@ class Kernels:
         seconds: its time, [rows].
         covered: whether its kind and size were measured; where not, the time is scaled from the roofline.
         doubt: how far off the time may be, as an absolute log error.
-        by_distance: its time in a network of each reuse distance of the model, [rows, distances].
+        by_exposure: its time in a network of each exposure of the model, [rows, exposures].
     """
 
     seconds: Matrix
     covered: NDArray[np.bool_]
     doubt: Matrix
-    by_distance: Matrix
+    by_exposure: Matrix
 
     @classmethod
     def of(cls, seconds: Matrix, covered: NDArray[np.bool_], doubt: Matrix) -> Kernels:
-        """Those of a model that has no reuse distances."""
+        """Those of a model that has no exposures."""
         return cls(seconds, covered, doubt, np.zeros((len(seconds), 0)))
 
     @property
     def amounts(self) -> Matrix:
-        """What is summed up over a network: time, time that is not covered, doubtful time, times by distance; [rows, 3 + distances]."""
-        return np.column_stack([self.seconds, np.where(self.covered, 0.0, self.seconds), self.seconds * self.doubt, self.by_distance])
+        """What is summed up over a network: time, time that is not covered, doubtful time, times by exposure; [rows, 3 + exposures]."""
+        return np.column_stack([self.seconds, np.where(self.covered, 0.0, self.seconds), self.seconds * self.doubt, self.by_exposure])
 
     def sums(self, table: Table) -> tuple[Matrix, Matrix, Matrix, Matrix]:
         """The last arguments of `NetworkModel.networks`."""
@@ -278,12 +280,12 @@ class Bounds:
 
 
 def first_stage(
-    kinds: Mapping[str, KindModel], roofline: Roofline, typical: float, table: Table, distances: Sequence[float] = ()
+    kinds: Mapping[str, KindModel], roofline: Roofline, typical: float, table: Table, exposures: Sequence[float] = ()
 ) -> Kernels:
-    """Time of every kernel in s from its local features, and whether its kind and size were measured; and its time by reuse distance."""
+    """Time of every kernel in s from its local features, and whether its kind and size were measured; and its time by exposure."""
     xgboost = require("xgboost")
     bound = roofline.time_s(table.flops, table.bytes)
-    factor = np.full((len(bound), 1 + len(distances)), typical)
+    factor = np.full((len(bound), 1 + len(exposures)), typical)
     covered = np.zeros(len(bound), bool)
     doubt = np.full(len(bound), LEAST_DOUBT)
     for kind in np.unique(table.kinds):
@@ -297,13 +299,13 @@ def first_stage(
         covered[rows] = model.covers(table.flops[rows], table.bytes[rows])
         if model.doubt is not None:
             doubt[rows] = np.maximum(LEAST_DOUBT, model.doubt.predict(data))
-        if distances:
-            beside = xgboost.DMatrix(with_distance(np.repeat(columns, len(distances), axis=0), np.tile(distances, len(columns))), nthread=1)
-            factor[rows, 1:] = np.exp(model.reuse.predict(beside)).reshape(-1, len(distances))
+        if exposures:
+            beside = xgboost.DMatrix(with_exposure(np.repeat(columns, len(exposures), axis=0), np.tile(exposures, len(columns))), nthread=1)
+            factor[rows, 1:] = np.exp(model.reuse.predict(beside)).reshape(-1, len(exposures))
     seconds = bound[:, None] * factor
     return Kernels(seconds[:, 0], covered, doubt, seconds[:, 1:])
 
 
-def with_distance(columns: Matrix, distance: Matrix) -> Matrix:
-    """What a model sees of kernels that knows their networks' reuse distances, given in bytes."""
-    return np.column_stack([columns, np.log(distance)])
+def with_exposure(columns: Matrix, where: Matrix) -> Matrix:
+    """What a model sees of kernels that knows the exposure of their networks."""
+    return np.column_stack([columns, np.log(where)])

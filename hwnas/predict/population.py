@@ -63,7 +63,7 @@ class PopulationPredictor:
         self._lowering = Lowering(predictor.kernels, self.index)
         self._table: Ids = np.full((64, FEW_STATES, 2), UNSEEN, np.int32)  # number of the unit by block, state, whether it is the last
         self._next: Ids = np.zeros(64, np.int32)  # the state after each unit
-        self._width = OWN + 3 + len(predictor.model.distances)
+        self._width = OWN + 3 + len(predictor.model.exposures)
         self._sums: Matrix = np.zeros((64, self._width))  # of each unit: `OWN` columns, then `Kernels.amounts`
         self._largest: Matrix = np.zeros(64)  # bytes of the largest activation of each unit
         self._units: list[tuple[int, ...]] = []  # the kernels of each

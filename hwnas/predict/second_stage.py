@@ -1,7 +1,8 @@
 """From sums over the kernels of a network to its latency: what the network around them does to all of them, and to each.
 
 A kernel's local features do not say whether its weights are still in a cache when it runs again. That depends on what the network touches
-in between, its reuse distance (Beyls and D'Hollander 2001 call so what a cache sees between two uses of the same data).
+in between, its reuse distance (Beyls and D'Hollander 2001 call so what a cache sees between two uses of the same data), and on how long
+that takes, for a cache that others share loses data with time. The product of both is called the exposure here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from hwnas.predict.features import Matrix
 
 RIDGE = 1.0
 HUBER = 2.0  # residuals beyond so many robust deviations count less
-DISTANCES = 12  # for which kernels are told
+EXPOSURES = 12  # for which kernels are told
 WEIGHTS = np.linspace(0.0, 1.0, 21)  # that are tried
 
 
@@ -97,57 +98,75 @@ def reuse_distance(context: Matrix) -> Matrix:
     return distance
 
 
-def spread(context: Matrix) -> tuple[float, ...]:
-    """The distances for which kernels are told, evenly spread in their logarithm over those of some networks; one where all are alike."""
-    distance = reuse_distance(context)
-    return tuple(np.unique(np.geomspace(distance.min(), distance.max(), DISTANCES)).tolist())
+def exposure(context: Matrix, seconds: Matrix) -> Matrix:
+    """How much a network's data is exposed to being lost from a shared cache between two uses: its reuse distance times its latency.
+
+    Args:
+        context: as `Table.context`.
+        seconds: latency of each network in s, as the first opinion has it.
+
+    Returns:
+        [networks], in byte-seconds.
+    """
+    return reuse_distance(context) * seconds
+
+
+def spread(where: Matrix) -> tuple[float, ...]:
+    """Exposures for which kernels are told, evenly spread in their logarithm over those of some networks; one where all are alike."""
+    return tuple(np.unique(np.geomspace(where.min(), where.max(), EXPOSURES)).tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
-    """A second opinion on networks: from kernels told by the network's reuse distance.
+    """A second opinion on networks: from kernels told by the network's exposure.
 
     The same kernel takes up to three times as long where the network does not fit into a cache as where it does, and kernels differ in
     that: a classifier that streams its weights more than a convolution that uses each hundreds of times. Where the networks of a profile
     differ little in that, one correction for all kernels of a network is the better opinion; so both count, by a weight that
-    is learned (stacking, Wolpert 1992). So that a kernel is still told once for all networks, it is told for a few distances, between
+    is learned (stacking, Wolpert 1992). So that a kernel is still told once for all networks, it is told for a few exposures, between
     which times are interpolated.
 
     Attributes:
-        distances: in bytes, ascending, evenly spread in their logarithm.
+        exposures: in byte-seconds, ascending, evenly spread in their logarithm.
         correction: of the sums of kernels told so.
         weight: of this opinion, from 0 to 1.
+        timed: False in predictors of format 3, whose exposures are reuse distances alone, in bytes.
     """
 
-    distances: tuple[float, ...]
+    exposures: tuple[float, ...]
     correction: Correction
     weight: float
+    timed: bool = True
 
     @classmethod
     def fit(
-        cls, distances: tuple[float, ...], context: Matrix, call_s: float, by_distance: Matrix, first: Matrix, latency: Matrix
+        cls, exposures: tuple[float, ...], context: Matrix, call_s: float, by_exposure: Matrix, first: Matrix, latency: Matrix
     ) -> Reuse:
         """Learns the correction, then the weight by which the mean absolute error is least.
 
         Args:
-            distances: see `Reuse`.
+            exposures: see `Reuse`.
             context: of networks.
             call_s: of an empty call.
-            by_distance: sums over their kernels by models that did not see them, in s, [networks, distances].
+            by_exposure: sums over their kernels by models that did not see them, in s, [networks, exposures].
             first: the first opinion on their latency, in s.
             latency: measured, in s.
         """
-        sums = call_s + between(distances, context, by_distance)
+        sums = call_s + between(exposures, exposure(context, first), by_exposure)
         correction = Correction.fit(context, sums, latency)
         error = np.log(first / latency)
         other = np.log(correction.apply(context, sums) / latency)
         weight = WEIGHTS[np.argmin([np.abs(error + weight * (other - error)).mean() for weight in WEIGHTS])]
-        return cls(distances=distances, correction=correction, weight=float(weight))
+        return cls(exposures=exposures, correction=correction, weight=float(weight))
 
-    def apply(self, first: Matrix, context: Matrix, call_s: float, by_distance: Matrix) -> Matrix:
+    def apply(self, first: Matrix, context: Matrix, call_s: float, by_exposure: Matrix) -> Matrix:
         """Latency in s from the first opinion on it, and sums over kernels as in `fit`."""
-        other = self.correction.apply(context, call_s + between(self.distances, context, by_distance))
+        other = self.correction.apply(context, call_s + between(self.exposures, self.where(context, first), by_exposure))
         return self.mean(first, other)
+
+    def where(self, context: Matrix, first: Matrix) -> Matrix:
+        """The exposure of networks, [networks], from their context and the first opinion on them, in s."""
+        return exposure(context, first) if self.timed else reuse_distance(context)
 
     def mean(self, first: Matrix, other: Matrix) -> Matrix:
         """The geometric mean of both opinions, weighted."""
@@ -155,13 +174,13 @@ class Reuse:
         return both
 
 
-def between(distances: tuple[float, ...], context: Matrix, by_distance: Matrix) -> Matrix:
-    """What was told for some distances, [networks, distances], at each network's own; beyond the ends as at the ends."""
-    if len(distances) == 1:
-        return by_distance[:, 0]
-    ends = np.log(distances[0]), np.log(distances[-1])
-    place = (np.log(np.clip(reuse_distance(context), distances[0], distances[-1])) - ends[0]) / (ends[1] - ends[0]) * (len(distances) - 1)
-    left = np.minimum(place.astype(np.int64), len(distances) - 2)
-    rows, share = np.arange(len(context)), place - left
-    found: Matrix = by_distance[rows, left] * (1 - share) + by_distance[rows, left + 1] * share
+def between(exposures: tuple[float, ...], where: Matrix, by_exposure: Matrix) -> Matrix:
+    """What was told for some exposures, [rows, exposures], at each row's own; beyond the ends as at the ends."""
+    if len(exposures) == 1:
+        return by_exposure[:, 0]
+    ends = np.log(exposures[0]), np.log(exposures[-1])
+    place = (np.log(np.clip(where, exposures[0], exposures[-1])) - ends[0]) / (ends[1] - ends[0]) * (len(exposures) - 1)
+    left = np.minimum(place.astype(np.int64), len(exposures) - 2)
+    rows, share = np.arange(len(where)), place - left
+    found: Matrix = by_exposure[rows, left] * (1 - share) + by_exposure[rows, left + 1] * share
     return found

@@ -29,12 +29,13 @@ from hwnas.profiling.store import options_of, slug
 from hwnas.runtimes.fusions import Fusions
 from hwnas.spaces import GENERIC
 
-FORMAT = 3
-READABLE = (1, 2, FORMAT)  # format 1 had one predictor per setting and no difficulty, format 2 no reuse distances
+FORMAT = 4
+READABLE = (1, 2, 3, FORMAT)  # format 1 had one predictor per setting and no difficulty, 2 no second opinion, 3 one by reuse distance alone
 TARGET = "latency"
 ANY_BATCH = 0
 DOUBT = ".doubt"  # after a kind: the model of how far off that of the kind may be
-REUSE = ".reuse"  # after a kind: the model that knows reuse distances
+DISTANCES = "distances"  # how format 3 called exposures, which knew no time
+REUSE = ".reuse"  # after a kind: the model that knows exposures
 BASE = "base."  # before a file of the known device's that a predictor was adapted from
 
 
@@ -132,7 +133,9 @@ def _format_of(model: NetworkModel) -> int:
     """The format in which a model was learned, which its boosters keep."""
     if not isinstance(model, LatencyModel):
         return FORMAT
-    return 1 if not all(part.detailed for part in model.kinds.values()) else FORMAT if model.reuse else 2
+    if not all(part.detailed for part in model.kinds.values()):
+        return 1
+    return 2 if model.reuse is None else FORMAT if model.reuse.timed else 3
 
 
 def _to_card(model: NetworkModel) -> dict[str, Any]:
@@ -169,11 +172,14 @@ def _correction_from_card(card: Mapping[str, Any]) -> Correction:
 
 
 def _reuse_to_card(reuse: Reuse) -> dict[str, Any]:
-    return {"distances": list(reuse.distances), "weight": reuse.weight, "correction": _correction_to_card(reuse.correction)}
+    where = {"exposures" if reuse.timed else DISTANCES: list(reuse.exposures)}
+    return {**where, "weight": reuse.weight, "correction": _correction_to_card(reuse.correction)}
 
 
 def _reuse_from_card(card: Mapping[str, Any]) -> Reuse:
-    return Reuse(distances=tuple(card["distances"]), weight=card["weight"], correction=_correction_from_card(card["correction"]))
+    timed = DISTANCES not in card
+    where = tuple(card["exposures" if timed else DISTANCES])
+    return Reuse(exposures=where, weight=card["weight"], correction=_correction_from_card(card["correction"]), timed=timed)
 
 
 def load(workspace: Workspace, setting: Setting, space: str | None = None) -> Predictor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,11 @@ class Look:
     worth: Callable[[Sequence[Graph]], Sequence[float]]
 
 
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 Judge = Callable[[Sequence[NetworkRecord], Sequence[NetworkRecord]], Look]
 """Learns from the first networks and judges on the second."""
 
@@ -48,7 +54,8 @@ RESERVE = 0.015  # of the time, for what comes after the last round
 SPARE = 1.1  # times as long as rounds took so far
 FEW = 3  # waves; where no more fit into the time, networks are begun by the wave: rounds of a few networks would be canaries mostly
 TOURNAMENT = 6  # candidates of which the most uncertain is measured, for every other network
-WAVE_BYTES = 4 * 2**30  # of weights and activations that the networks under measurement may hold in memory
+WAVE_BYTES = 4 * 2**30  # of weights and activations that the networks under measurement may hold in memory; real memory is up to twice that
+WAVE_SHARE = 6  # and no more than this part of the machine's memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +272,7 @@ class _Run:
             precision=empty.setting.precision,
             sessions=SESSIONS if profiler.guard is None else 1,  # engines of a card take minutes to build
         )
-        self._window = Window(found=found, visits=plan.visits, apart=plan.apart, room=WAVE_BYTES)
+        self._window = Window(found=found, visits=plan.visits, apart=plan.apart, room=min(WAVE_BYTES, memory() // WAVE_SHARE))
         self._pace = _Pace()
         self._timed = dict.fromkeys(found.times, -1)  # the round after which a network's kernels were timed
 

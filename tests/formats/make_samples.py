@@ -95,7 +95,7 @@ def few_trees(kind: Any) -> Any:
 
 def predictor() -> Predictor:
     """A predictor of few, small trees."""
-    with mock.patch.object(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=TREES, eta=0.5),)):
+    with mock.patch.object(fitting, "THOROUGH", fitting.Growth(trees=TREES, eta=0.5)):
         learned = fitting.fit(measured(20), ROOFLINE)
     return Predictor(
         setting=SETTING,

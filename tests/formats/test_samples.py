@@ -73,7 +73,7 @@ def assert_as_before(name: str) -> Predictor:
 
 
 def test_samples_are_small() -> None:
-    """All of them together stay below 250 KB."""
+    """All of them together stay below 350 KB."""
     samples = [path for name in ("profile", "predictor", "adapted") for path in FORMATS.glob(f"{name}-*/**/*") if path.is_file()]
     assert len(samples) > 40
-    assert sum(path.stat().st_size for path in samples) < 250_000
+    assert sum(path.stat().st_size for path in samples) < 350_000

@@ -18,7 +18,7 @@ from hwnas.runtimes.fusions import Fusions
 def few_trees() -> Iterator[None]:
     """Fewer, steeper trees: the tests learn a formula, not a machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=60, eta=0.2),))
+        patch.setattr(fitting, "THOROUGH", fitting.Growth(trees=60, eta=0.2))
         yield
 
 

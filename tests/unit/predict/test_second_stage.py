@@ -1,4 +1,4 @@
-"""What a network does to its kernels: the correction of their sum, and the second opinion by reuse distance."""
+"""What a network does to its kernels: the correction of their sum, and the second opinion by exposure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from paper_device import ROOFLINE, measured
+from paper_device import ROOFLINE, kernel_s, measured
 
 from hwnas.ir import Kernel
 from hwnas.predict import Predictor
 from hwnas.predict.features import describe, tabulate
 from hwnas.predict.fitting import Training, fit
 from hwnas.predict.model import LatencyModel
-from hwnas.predict.second_stage import DISTANCES, Correction, Reuse, between, reuse_distance, spread
+from hwnas.predict.second_stage import EXPOSURES, Correction, Reuse, between, exposure, reuse_distance, spread
 
 # ---- the correction
 
@@ -57,13 +57,7 @@ def test_outside_its_range_the_correction_stays_at_the_edge() -> None:
     np.testing.assert_allclose(correction.apply(edge, 10 * largest), 10 * correction.apply(edge, largest))
 
 
-# ---- reuse distances
-
-
-def far_apart(count: int) -> np.ndarray:
-    """Context of networks whose distances are 1, 2, 4 ... MB."""
-    held = 1e6 * 2.0 ** np.arange(count)
-    return np.column_stack([held * 0.75, held * 0.25, np.ones(count), held])
+# ---- exposures
 
 
 def test_the_distance_of_a_network() -> None:
@@ -71,21 +65,29 @@ def test_the_distance_of_a_network() -> None:
     assert reuse_distance(np.array([[3e6, 1e6, 9.0, 16e6]])).tolist() == [8e6]
 
 
-def test_distances_are_spread_over_those_of_the_networks() -> None:
+def test_the_exposure_of_a_network() -> None:
+    """Its distance for as long as it takes; in format 3, by distance alone."""
+    context, first = np.array([[3e6, 1e6, 9.0, 16e6]]), np.array([2e-3])
+    assert exposure(context, first) == pytest.approx([16e3])
+    timed = Reuse(exposures=(1.0,), correction=Correction.fit(np.ones((3, 4)), np.ones(3), np.ones(3)), weight=1.0)
+    assert timed.where(context, first) == pytest.approx([16e3])
+    assert replace(timed, timed=False).where(context, first) == pytest.approx([8e6])
+
+
+def test_exposures_are_spread_over_those_of_the_networks() -> None:
     """From the least to the greatest by equal factors; networks that are all alike have one."""
-    found = spread(far_apart(11))
-    assert len(found) == DISTANCES
+    found = spread(np.array([4e6, 1e6, 1024e6, 8e6]))
+    assert len(found) == EXPOSURES
     assert (found[0], found[-1]) == pytest.approx((1e6, 1024e6))
-    np.testing.assert_allclose(np.diff(np.log(found)), np.log(1024) / (DISTANCES - 1))
-    assert spread(np.repeat(far_apart(1), 5, axis=0)) == pytest.approx((1e6,))
+    np.testing.assert_allclose(np.diff(np.log(found)), np.log(1024) / (EXPOSURES - 1))
+    assert spread(np.repeat(1e6, 5)) == pytest.approx((1e6,))
 
 
-def test_times_between_distances() -> None:
-    """Told at 1, 4 and 16 MB: at a distance half way by its logarithm the mean of both neighbours, beyond the ends as there."""
-    told = np.tile([1.0, 2.0, 6.0], (7, 1))
-    context = far_apart(7)
-    assert between((1e6, 4e6, 16e6), context, told) == pytest.approx([1.0, 1.5, 2.0, 4.0, 6.0, 6.0, 6.0])
-    assert between((4e6,), context, told[:, 1:2]).tolist() == [2.0] * 7
+def test_times_between_exposures() -> None:
+    """Told at 1, 4 and 16: at an exposure half way by its logarithm the mean of both neighbours, beyond the ends as there."""
+    told, where = np.tile([1.0, 2.0, 6.0], (7, 1)), 2.0 ** np.arange(7)
+    assert between((1.0, 4.0, 16.0), where, told) == pytest.approx([1.0, 1.5, 2.0, 4.0, 6.0, 6.0, 6.0])
+    assert between((4.0,), where, told[:, 1:2]).tolist() == [2.0] * 7
 
 
 @pytest.mark.parametrize(("true", "weight"), [("first", 0.0), ("second", 1.0), ("between", 0.5)])
@@ -95,16 +97,17 @@ def test_the_better_opinion_counts(true: str, weight: float) -> None:
     columns, sums = context(rng)
     first = sums * np.exp(0.1 * rng.standard_normal(len(sums)))
     latency = {"first": first, "second": sums, "between": np.sqrt(first * sums)}[true]
-    by_distance = np.repeat(sums[:, None], 2, axis=1)
-    reuse = Reuse.fit((1e5, 1e8), columns, 0.0, by_distance, first, latency)
+    by_exposure = np.repeat(sums[:, None], 2, axis=1)
+    reuse = Reuse.fit((1e5, 1e8), columns, 0.0, by_exposure, first, latency)
     assert reuse.weight == pytest.approx(weight, abs=0.051)
-    np.testing.assert_allclose(reuse.apply(first, columns, 0.0, by_distance), latency, rtol=0.03)
+    np.testing.assert_allclose(reuse.apply(first, columns, 0.0, by_exposure), latency, rtol=0.03)
 
 
 # ---- on a device with a cache
 
 
 CACHE = 1e6  # bytes; a network that touches more finds its weights gone
+LOST_S = 6e-4  # after which neighbours have taken the cache
 
 
 def from_memory(kernels: Sequence[Kernel]) -> list[float]:
@@ -125,10 +128,25 @@ def test_a_cache_is_learned() -> None:
     assert both < 0.8 * first
 
 
+def lost_with_time(kernels: Sequence[Kernel]) -> list[float]:
+    """As if neighbours used the cache as well: what a network holds is gone after a while, however little it touched meanwhile."""
+    gone = sum(map(kernel_s, kernels)) > LOST_S
+    return [describe(kernel).weight_bytes / 1e9 if gone else 0.0 for kernel in kernels]
+
+
+def test_a_shared_cache_is_learned() -> None:
+    """Time counts as well: what reuse distance alone cannot tell."""
+    learned, unseen = fit(measured(100, beyond=lost_with_time), ROOFLINE), Training.of(measured(100, seed=5, beyond=lost_with_time))
+    both, first = (
+        np.abs(model.bounds(unseen.table).value / unseen.latency - 1).mean() for model in (learned, replace(learned, reuse=None))
+    )
+    assert both < 0.8 * first
+
+
 def test_where_there_is_no_cache_nothing_is_learned(predictor: Predictor, unseen: Training) -> None:
     """On a device without a cache a kernel takes the same in every network, but for what trees make of chance."""
-    found = predictor.model.kernels(unseen.table).by_distance
-    assert found.shape == (len(unseen.seconds), DISTANCES)
+    found = predictor.model.kernels(unseen.table).by_exposure
+    assert found.shape == (len(unseen.seconds), EXPOSURES)
     assert np.median(found.max(axis=1) / found.min(axis=1)) < 1.1
 
 

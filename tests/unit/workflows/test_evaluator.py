@@ -214,7 +214,7 @@ class Scores:
 def paper() -> Predictor:
     """Learned quickly of the device on paper."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=20, eta=0.4),))
+        patch.setattr(fitting, "THOROUGH", fitting.Growth(trees=20, eta=0.4))
         learned = fitting.fit(measured(25), ROOFLINE)
     return Predictor(
         setting=PAPER,

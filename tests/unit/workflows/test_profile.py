@@ -33,7 +33,7 @@ SPEC = FakeDevice().spec
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """The profile of a board whose runtime fuses less, copied here."""
     monkeypatch.setattr("hwnas.assets.root", lambda tree: tmp_path / "shipped" / tree)
-    monkeypatch.setattr(fitting.fit_kinds, "__defaults__", (fitting.Growth(trees=5, eta=0.5),))
+    monkeypatch.setattr(fitting, "THOROUGH", fitting.Growth(trees=5, eta=0.5))
     workspace = Workspace.at(tmp_path / "home")
     ProfileStore(workspace.profiles / "board").save(profile_of(replace(SETTING, device="board"), 40))
     return workspace
