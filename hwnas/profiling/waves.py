@@ -79,6 +79,10 @@ class Stage:
         """Roughly what a run takes: every visit has as many runs as the first, since p10 of fewer is another figure."""
         return float(self.session.time(self._feed, StoppingRule(min_samples=2, max_samples=2, warmup=0)).seconds.min())
 
+    def paced_like(self, other: Stage) -> None:
+        """Visits will have as many runs as those of another session of the same network, which need not be found out again."""
+        self._once_s = other._once_s
+
     def visit(self) -> Floats:
         """Durations in s of a few runs, about `VISIT_S` in all; those before them, for caches and predictors, do not count."""
         runs = int(np.clip(ceil(VISIT_S / self._once_s), FEWEST, MOST))
@@ -182,7 +186,10 @@ class Watch:
         self._sessions: list[list[Stage]] = []
         while len(self._sessions) < sessions:
             began = time.perf_counter()
-            self._sessions.append([Stage.build(runtime, graph, precision=precision, seed=i) for i, graph in enumerate(canaries)])
+            built = [Stage.build(runtime, graph, precision=precision, seed=i) for i, graph in enumerate(canaries)]
+            for stage, first in zip(built, self._sessions[0] if self._sessions else (), strict=False):
+                stage.paced_like(first)
+            self._sessions.append(built)
             if time.perf_counter() - began > DEAR_S:
                 break
         self._log_s: dict[int, Floats] = {}

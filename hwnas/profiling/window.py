@@ -12,7 +12,7 @@ from hwnas.profiling.slowdowns import low
 from hwnas.profiling.waves import PATIENCE, WARM_S, Stage, Visit
 
 VISITS_S = 0.25  # that all visits of a network may take together, before there are fewer of them
-LEAST_VISITS = 3  # of a network, however long they take: one that takes long is disturbed less, too
+LEAST_VISITS = 2  # of a network, however long they take: one that takes long is disturbed less, too
 AGREEING = 4  # visits, at least, that may settle what a network takes
 SETTLED = 0.002  # by the standard error of the mean of their logarithms
 

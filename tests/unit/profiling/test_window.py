@@ -26,7 +26,7 @@ def begin(window: Window, *numbers: int) -> None:
 
 def visit(window: Window, round_: int, *numbers: int) -> None:
     for number in numbers:
-        window.found.visits.setdefault(number, []).append(Visit(network=number, round=round_, seconds=np.ones(3)))
+        window.found.visits.setdefault(number, []).append(Visit(network=number, round=round_, seconds=np.full(3, 1e-3)))
 
 
 def test_visits_lie_apart(window: Window) -> None:
