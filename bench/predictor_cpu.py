@@ -50,7 +50,7 @@ from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotype
 from hwnas.workflows.profile import profile_each
 
-VISITS, LEAST_VISITS = 24, 12  # of every network of a check; fewer where not all fit into memory at a time
+VISITS, LEAST_VISITS = 48, 12  # of every network of a check; fewer where not all fit into memory at a time
 SESSIONS = 2  # of each of them
 PART_BYTES = 3 * 2**30
 KERNEL_RULE = StoppingRule(relative_error=0.01, min_samples=20, max_seconds=0.03)
