@@ -191,7 +191,7 @@ class NetworkModel(Protocol):
 
     @property
     def exposures(self) -> tuple[float, ...]:
-        """Reuse exposures of networks in bytes, for each of which kernels are told; none where that makes no difference."""
+        """Exposures of networks, for each of which kernels are told (`second_stage`); none where that makes no difference."""
         ...
 
     def kernels(self, table: Table) -> Kernels:
