@@ -88,10 +88,11 @@ class AdaptedModel:
         """Every kernel by itself; one of a kind that was not measured on this device does not count as covered."""
         found = self.base.kernels(table)
         seconds = _apply(_First(self.scale, {name: kind.part for name, kind in self.kinds.items()}), table, found.seconds)
-        covered, doubt = np.zeros(len(seconds), bool), np.maximum(found.doubt, self.spread)
+        covered, sizes = np.zeros(len(seconds), bool), table.sizes
+        doubt = np.maximum(found.doubt, self.spread)
         for name, kind in self.kinds.items():
             rows = table.kinds == name
-            covered[rows] = found.covered[rows] | kind.part.covers(table.flops[rows], table.bytes[rows])
+            covered[rows] = found.covered[rows] | kind.part.covers(sizes[rows])
             doubt[rows] = np.maximum(found.doubt[rows], kind.error)
         return Kernels.of(seconds, covered, doubt)
 
@@ -131,7 +132,7 @@ def _learn(table: Table, known_s: Matrix, seconds: Matrix) -> _First:
     xgboost = require("xgboost")
     log_ratio = np.log(np.maximum(seconds, LEAST_TIME_S) / known_s)
     scale = _weighted_median(log_ratio, seconds)
-    kinds = {}
+    kinds, sizes = {}, table.sizes
     for name in np.unique(table.kinds).tolist():
         rows = table.kinds == name
         target, count = log_ratio[rows] - scale, int(rows.sum())
@@ -141,14 +142,13 @@ def _learn(table: Table, known_s: Matrix, seconds: Matrix) -> _First:
             "min_child_weight": min(PARAMETERS["min_child_weight"], max(1, count // LEAST_ROWS)),
             "base_score": 0.0,
         }
-        sizes = np.column_stack([table.flops[rows], table.bytes[rows]])
         kinds[name] = KindModel(
             booster=xgboost.train(
                 parameters, xgboost.DMatrix(table.columns(rows, detailed=True), target, nthread=1), num_boost_round=TREES
             ),
             rows=count,
-            low=tuple(sizes.min(axis=0).tolist()),
-            high=tuple(sizes.max(axis=0).tolist()),
+            low=tuple(sizes[rows].min(axis=0).tolist()),
+            high=tuple(sizes[rows].max(axis=0).tolist()),
         )
     return _First(float(np.exp(scale)), kinds)
 

@@ -66,9 +66,29 @@ DETAILS = (
     "fused",
 )
 """What convolutions of usual networks do not need, and other operators do: their axes and matrix products; since format 2 of predictors."""
+SHAPE = (
+    "blocked",
+    "weight_numel",
+    "input_numel",
+    "output_numel",
+    "products",
+    "product_columns",
+    "product_depth",
+    "window_height",
+    "window_width",
+)
+"""What tells how a kernel does its work, of `FEATURES` and `DETAILS`: beyond what was measured of it, times cannot be relied upon.
+
+Carriers whose family was held out, errors weighed by time: kernels beyond twice what was measured of the depth or columns of a product, the
+window or the number of products were off by a factor of 2 to 4, of rows, batch and stride by 20 to 30 %, all others by 10 %.
+"""
 CONTEXT = ("weight_bytes", "largest_activation_bytes", "kernels", "sum_of_kernels")
+PICKS = ("Gather", "GatherElements", "GatherND", "Slice")
+"""Of their data they read what they write, however much there is."""
 PRODUCTS = ("Gemm", "MatMul", "FusedMatMul", "Einsum")
-GROUPED_INT8 = "int8-Conv-grouped"
+INT8 = "int8-"
+"""Before a kind: its model of 8-bit kernels."""
+GROUPED_INT8 = f"{INT8}Conv-grouped"
 BLOCK_FLOPS = 400.0
 """Operations that fit into the time for which a runtime looks for the next piece of memory that it moves, however small it is.
 
@@ -91,9 +111,9 @@ class Described:
         kind: which model answers for it.
         values: in the order of `FEATURES`.
         flops: of the kernel, as it runs (`ROW_FLOPS`, `BLOCK_FLOPS`).
-        bytes: that it reads and writes, weights included.
-        weight_bytes: of its weights alone.
-        activation_bytes: of its inputs and outputs.
+        bytes: that it reads and writes, weights included; of data that it picks from, what it picks.
+        weight_bytes: of its weights alone, likewise.
+        activation_bytes: of its inputs and outputs, likewise.
         dims: the matrix products that it amounts to, `(how many, m, n, k)`: each of an [m, k] by a [k, n] matrix; of what is no product
             its rows, `(1, rows, elements of a row, 0)`, a row being what a normalisation reduces, else the last axis.
         details: in the order of `DETAILS`.
@@ -117,7 +137,7 @@ def kind_of(kernel: Kernel) -> str:
     'Relu'
     """
     if kernel.precision == "int8":
-        return f"int8-{kind_of(replace(kernel, precision='fp32'))}"
+        return f"{INT8}{kind_of(replace(kernel, precision='fp32'))}"
     if kernel.op in ("Conv", "ConvTranspose"):
         group = int(kernel.attr("group", 1))
         weight = kernel.weights[0].shape
@@ -139,11 +159,12 @@ def describe(kernel: Kernel) -> Described:
     """Kind and local features of a kernel; remembered, since networks of a space share most of theirs."""
     data, out = kernel.inputs[0], kernel.outputs[0]
     flops = float(max(op_flops(kernel.op, kernel.attrs, (*kernel.inputs, *kernel.weights), kernel.outputs), out.numel))
-    weights = float(sum(spec.numel for spec in kernel.weights))
-    reads = float(sum(spec.numel for spec in kernel.inputs))
+    weights_read, inputs_read = _read(kernel, kernel.weights), _read(kernel, kernel.inputs)
+    weights = float(sum(spec.numel for spec in weights_read))
+    reads = float(sum(spec.numel for spec in inputs_read))
     writes = float(sum(spec.numel for spec in kernel.outputs))
-    weight_bytes = float(sum(spec.nbytes for spec in kernel.weights))
-    activation_bytes = float(sum(spec.nbytes for spec in (*kernel.inputs, *kernel.outputs)))
+    weight_bytes = float(sum(spec.nbytes for spec in weights_read))
+    activation_bytes = float(sum(spec.nbytes for spec in (*inputs_read, *kernel.outputs)))
     volume = weight_bytes + activation_bytes
     window = prod(kernel.weights[0].shape[2:]) if kernel.weights else prod(_ints(kernel, "kernel_shape"))
     activation = next((op for op in kernel.fused if op in ACTIVATIONS), "")
@@ -178,6 +199,20 @@ def describe(kernel: Kernel) -> Described:
         dims=dims,
         details=(*dims, *_details(kernel)),
     )
+
+
+def _read(kernel: Kernel, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """What a kernel reads of its inputs or weights: of a table of which it picks rows, no more than these."""
+    picked = _picked(kernel)
+    return [kernel.outputs[0] if spec is picked and spec.numel > kernel.outputs[0].numel else spec for spec in specs]
+
+
+def _picked(kernel: Kernel) -> TensorSpec | None:
+    """The data that a kernel picks from, an input or a weight; None where it does not. Places are told from it by their type."""
+    if kernel.op not in PICKS:
+        return None
+    specs = (*kernel.inputs, *kernel.weights)
+    return next((spec for spec in specs if spec.dtype == kernel.outputs[0].dtype), specs[0])
 
 
 def _details(kernel: Kernel) -> tuple[float, ...]:
@@ -251,8 +286,8 @@ def _blocks(kernel: Kernel) -> float:
     if kernel.op == "Transpose" and permutation is not None:
         kept, moves, _ = _moves(kernel.inputs[0].shape, permutation)
         return out.numel / kept if moves > 1 else 0.0
-    if kernel.op == "Gather":
-        data = kernel.inputs[0]
+    data = _picked(kernel)
+    if kernel.op == "Gather" and data is not None:
         return out.numel / max(1, prod(data.shape[kernel.attr("axis", 0) % max(1, len(data.shape)) + 1 :]))
     return 0.0
 
@@ -318,6 +353,12 @@ class Table:
         """Operations of each row as they are counted, whatever a processor makes of them (`ROW_FLOPS`, `BLOCK_FLOPS`); [rows]."""
         counted: Matrix = self.values[:, FEATURES.index("flops")]
         return counted
+
+    @property
+    def sizes(self) -> Matrix:
+        """What must have been measured of a kind for a kernel to be covered: operations, bytes, `SHAPE`; [rows, 2 + len(SHAPE)]."""
+        columns = dict(zip((*FEATURES, *DETAILS), (*self.values.T, *self.details.T), strict=True))
+        return np.column_stack([self.flops, self.bytes, *(columns[name] for name in SHAPE)])
 
     @property
     def networks(self) -> int:

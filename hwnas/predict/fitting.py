@@ -19,7 +19,18 @@ from hwnas.errors import MeasurementError, require
 from hwnas.ir import Kernel
 from hwnas.predict.conformal import quantile
 from hwnas.predict.features import Matrix, Table, tabulate
-from hwnas.predict.model import LEAST_DOUBT, LEVEL, HeldOut, Kernels, KindModel, LatencyModel, first_stage, with_exposure
+from hwnas.predict.model import (
+    LEAST_DOUBT,
+    LEVEL,
+    HeldOut,
+    Kernels,
+    KindModel,
+    LatencyModel,
+    first_stage,
+    reaching,
+    reaching_up,
+    with_exposure,
+)
 from hwnas.predict.roofline import Roofline
 from hwnas.predict.second_stage import Correction, Reuse, exposure, spread
 from hwnas.profiling import NetworkRecord
@@ -53,6 +64,7 @@ QUICK = Growth(trees=100, eta=0.15)  # for a look at the error while a profile i
 LEAST_TIME_S = 3e-7  # below the profiler's resolution
 FAMILY_FOLDS = 6
 WELL_COVERED = 0.9  # share of a held-out network's time in kinds and sizes that were seen, for it to calibrate the interval
+UNKNOWN = 7.0  # of carriers whose family was held out, what is not covered took up to so many times more or less in nine networks of ten
 DOUBT: Mapping[str, Any] = {"max_depth": 3, "eta": 0.1}
 DOUBT_TREES = 40
 MOST_DOUBT = 1.0  # absolute log error of a kernel beyond which one more factor makes no difference
@@ -60,17 +72,16 @@ MOST_DOUBT = 1.0  # absolute log error of a kernel beyond which one more factor 
 
 def fit_kinds(table: Table, seconds: Matrix, roofline: Roofline, growth: Growth | None = None) -> dict[str, KindModel]:
     """The first stage: a booster per kind from kernels with their times in s."""
-    growth = growth or THOROUGH
+    growth, sizes = growth or THOROUGH, table.sizes
 
     def of(kind: str) -> KindModel:
         rows = table.kinds == kind
         columns = table.columns(rows, detailed=True)
-        sizes = np.column_stack([table.flops[rows], table.bytes[rows]])
         return KindModel(
             booster=_grow_kind(table, rows, seconds, roofline, growth, columns),
             rows=int(rows.sum()),
-            low=tuple(sizes.min(axis=0).tolist()),
-            high=tuple(sizes.max(axis=0).tolist()),
+            low=tuple(sizes[rows].min(axis=0).tolist()),
+            high=tuple(sizes[rows].max(axis=0).tolist()),
         )
 
     return _by_kind(table, of)
@@ -195,7 +206,9 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequenc
     known = _well_covered(data, crossed)
     if known.sum() < LEAST_NETWORKS:
         known[:] = True
-    half_width = quantile((np.abs(np.log(latency / predicted)) / difficulty)[known], LEVEL)
+    covered = np.clip(1 - held_sums[1] / (data.call_s + held_sums[0]), 0.0, 1.0)
+    half_width = quantile((reaching(predicted, covered, latency, UNKNOWN) / difficulty)[known], LEVEL)
+    above = reaching_up(predicted, covered, data.median, UNKNOWN) - half_width * (difficulty - 1)
     doubters = _fit_doubt(table, error)
     models = exposed(fit_kinds(table, data.seconds, roofline), table, data.seconds, roofline, where)
     correction, reuse = _second_stage(data, sums, exposures, np.arange(len(networks)))
@@ -206,9 +219,10 @@ def fit(networks: Sequence[NetworkRecord], roofline: Roofline, families: Sequenc
         reuse=reuse,
         call_s=data.call_s,
         half_width=half_width,
-        median_width=quantile((np.log(data.median / predicted) - half_width * (difficulty - 1))[known], UPPER_LEVEL),
+        median_width=quantile(above[known], UPPER_LEVEL),
         usual_doubt=usual,
         typical=typical,
+        unknown=UNKNOWN,
         held_out=HeldOut.of(predicted, latency, difficulty),
     )
 

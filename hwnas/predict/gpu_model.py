@@ -133,10 +133,10 @@ class GpuModel:
         """What every kernel takes on the GPU, without its launch."""
         seen = look(table, self.spec)
         seconds, covered = gpu_seconds(self.kinds, seen), seen.measured.copy()
-        doubt = np.zeros(len(seconds))
+        doubt, sizes = np.zeros(len(seconds)), np.column_stack([table.counted, table.bytes])
         for name in np.unique(seen.models).tolist():
             rows = seen.models == name
-            covered[rows] &= self.kinds[name].part.covers(table.counted[rows], table.bytes[rows])
+            covered[rows] &= self.kinds[name].part.covers(sizes[rows])
             doubt[rows] = self.kinds[name].half_width
         return Kernels.of(seconds, covered, doubt)
 

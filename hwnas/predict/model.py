@@ -22,7 +22,8 @@ from hwnas.predict.second_stage import Correction, Reuse, between
 
 LEVEL = 0.9
 LEAST_DOUBT = 0.005  # absolute log error of a kernel below which differences are noise
-UNKNOWN = 3.0  # what is not covered may take so many times more or less than the roofline suggests
+UNKNOWN = 3.0  # what is not covered may take so many times more or less, where nothing else is known
+TINY_S = 1e-12  # no network takes as little
 REACH = 2.0  # a size counts as covered up to this factor beyond what was measured
 
 
@@ -35,8 +36,8 @@ class KindModel:
         doubt: predicts how far off that is, as an absolute log error; None in predictors of format 1.
         reuse: predicts as `booster` does, with the log of the network's exposure as another feature; None before format 3.
         rows: kernels that it learned from.
-        low: smallest flops and bytes among them.
-        high: largest flops and bytes among them.
+        low: smallest of each of `Table.sizes` among them; of operations and bytes alone before format 5 and where models see other columns.
+        high: largest, likewise.
         detailed: whether it sees `Table.details`; not so in predictors of format 1.
     """
 
@@ -44,15 +45,15 @@ class KindModel:
     doubt: Any = None
     reuse: Any = None
     rows: int
-    low: tuple[float, float]
-    high: tuple[float, float]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     detailed: bool = True
 
-    def covers(self, flops: Matrix, moved: Matrix) -> NDArray[np.bool_]:
-        """Which kernels are of sizes that were measured, give or take a factor of `REACH`."""
-        covered: NDArray[np.bool_] = np.ones(len(flops), bool)
-        for sizes, low, high in zip((flops, moved), self.low, self.high, strict=True):
-            covered &= (sizes >= low / REACH) & (sizes <= high * REACH)
+    def covers(self, sizes: Matrix) -> NDArray[np.bool_]:
+        """Which kernels are of sizes that were measured, give or take a factor of `REACH`; sizes as `low`, [rows, sizes]."""
+        known = sizes[:, : len(self.low)]
+        inside = (known >= np.array(self.low) / REACH) & (known <= np.array(self.high) * REACH)
+        covered: NDArray[np.bool_] = np.logical_and.reduce(inside, axis=1)
         return covered
 
 
@@ -103,6 +104,7 @@ class LatencyModel:
         median_width: conformal bound of log(median / prediction), upwards: what a user is promised, on the machine as it was.
         usual_doubt: median of the networks' doubt (`Kernels.doubt`, per network); 0 in predictors of format 1.
         typical: median of time / roofline over all kernels, which stands in for kinds that are not covered.
+        unknown: what is not covered may take so many times more or less.
         held_out: cross-fitted figures.
     """
 
@@ -115,6 +117,7 @@ class LatencyModel:
     median_width: float
     usual_doubt: float = 0.0
     typical: float
+    unknown: float = UNKNOWN
     held_out: HeldOut
 
     def kernels(self, table: Table) -> Kernels:
@@ -143,7 +146,7 @@ class LatencyModel:
         coverage = np.clip(1 - unknown / sums, 0.0, 1.0)
         difficulty = (1 + doubt / sums / self.usual_doubt) / 2 if self.usual_doubt else np.ones(len(sums))
         width = self.half_width * difficulty
-        return bounded(value, coverage, width, self.median_width + width - self.half_width)
+        return bounded(value, coverage, width, self.median_width + width - self.half_width, self.unknown)
 
     def bounds(self, table: Table) -> Bounds:
         """Both stages."""
@@ -219,18 +222,34 @@ class NetworkModel(Protocol):
         ...
 
 
-def bounded(value: Matrix, coverage: Matrix, width: Matrix, upper_width: Matrix) -> Bounds:
-    """Values with their intervals: what is covered by the widths, the rest by a factor of `UNKNOWN` either way.
+def bounded(value: Matrix, coverage: Matrix, width: Matrix, upper_width: Matrix, unknown: float = UNKNOWN) -> Bounds:
+    """Values with their intervals: what is covered by the widths, the rest by a factor either way.
 
     Args:
         value: [networks].
         coverage: share of each that is covered.
         width: half width of its logarithm.
         upper_width: the same for the upper end, where it is larger.
+        unknown: the factor.
     """
     down, up = np.exp(-width), np.exp(np.maximum(width, upper_width))
     known, rest = value * coverage, value * (1 - coverage)
-    return Bounds(value=value, low=known * down + rest / UNKNOWN, high=known * up + rest * UNKNOWN, coverage=coverage)
+    return Bounds(value=value, low=known * down + rest / unknown, high=known * up + rest * unknown, coverage=coverage)
+
+
+def reaching_up(value: Matrix, coverage: Matrix, seconds: Matrix, unknown: float) -> Matrix:
+    """The least width at which the upper end of `bounded` reaches some times; negative where it is beyond them anyway."""
+    known, rest = np.maximum(value * coverage, TINY_S), value * (1 - coverage) * unknown
+    width: Matrix = np.log(np.maximum(seconds - rest, TINY_S) / known)
+    return width
+
+
+def reaching(value: Matrix, coverage: Matrix, seconds: Matrix, unknown: float) -> Matrix:
+    """The least width at which `bounded` holds some times, as `reaching_up` for both ends; not below 0."""
+    known, rest = np.maximum(value * coverage, TINY_S), value * (1 - coverage) / unknown
+    down = np.log(known / np.maximum(seconds - rest, TINY_S))
+    width: Matrix = np.maximum(0.0, np.maximum(down, reaching_up(value, coverage, seconds, unknown)))
+    return width
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -286,7 +305,7 @@ def first_stage(
     xgboost = require("xgboost")
     bound = roofline.time_s(table.flops, table.bytes)
     factor = np.full((len(bound), 1 + len(exposures)), typical)
-    covered = np.zeros(len(bound), bool)
+    covered, sizes = np.zeros(len(bound), bool), table.sizes
     doubt = np.full(len(bound), LEAST_DOUBT)
     for kind in np.unique(table.kinds):
         model = kinds.get(str(kind))
@@ -296,7 +315,7 @@ def first_stage(
         columns = table.columns(rows, detailed=model.detailed)
         data = xgboost.DMatrix(columns, nthread=1)
         factor[rows, 0] = np.exp(model.booster.predict(data))
-        covered[rows] = model.covers(table.flops[rows], table.bytes[rows])
+        covered[rows] = model.covers(sizes[rows])
         if model.doubt is not None:
             doubt[rows] = np.maximum(LEAST_DOUBT, model.doubt.predict(data))
         if exposures:

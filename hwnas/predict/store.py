@@ -18,9 +18,9 @@ from hwnas.assets import Workspace, disk_errors, write_atomically
 from hwnas.errors import FormatError, NotFoundError, one_line, require
 from hwnas.predict import adapted_store, gpu_store
 from hwnas.predict.adapted import AdaptedModel
-from hwnas.predict.features import DETAILS, SCHEMA
+from hwnas.predict.features import DETAILS, INT8, PICKS, SCHEMA
 from hwnas.predict.gpu_model import GpuModel
-from hwnas.predict.model import HeldOut, KindModel, LatencyModel, NetworkModel
+from hwnas.predict.model import UNKNOWN, HeldOut, KindModel, LatencyModel, NetworkModel
 from hwnas.predict.predictor import Origin, Predictor, Transferred
 from hwnas.predict.roofline import Roofline
 from hwnas.predict.second_stage import Correction, Reuse
@@ -29,10 +29,13 @@ from hwnas.profiling.store import options_of, slug
 from hwnas.runtimes.fusions import Fusions
 from hwnas.spaces import GENERIC
 
-FORMAT = 4
-READABLE = (1, 2, 3, FORMAT)  # format 1 had one predictor per setting and no difficulty, 2 no second opinion, 3 one by reuse distance alone
+FORMAT = 5
+READABLE = (1, 2, 3, 4, FORMAT)
+"""Format 1 had one predictor per setting and no difficulty, 2 no second opinion, 3 one by reuse distance alone; 4 told what is covered by
+operations and bytes alone, and took all data that a kernel picks from (`PICKS`) for read."""
 TARGET = "latency"
 ANY_BATCH = 0
+OLD_SIZES = 2  # operations and bytes: of what formats before 5 kept the range
 DOUBT = ".doubt"  # after a kind: the model of how far off that of the kind may be
 DISTANCES = "distances"  # how format 3 called exposures, which knew no time
 REUSE = ".reuse"  # after a kind: the model that knows exposures
@@ -135,7 +138,9 @@ def _format_of(model: NetworkModel) -> int:
         return FORMAT
     if not all(part.detailed for part in model.kinds.values()):
         return 1
-    return 2 if model.reuse is None else FORMAT if model.reuse.timed else 3
+    if model.reuse is None or not model.reuse.timed:
+        return 2 if model.reuse is None else 3
+    return FORMAT if all(len(part.low) > OLD_SIZES for part in model.kinds.values()) else 4
 
 
 def _to_card(model: NetworkModel) -> dict[str, Any]:
@@ -152,6 +157,7 @@ def _to_card(model: NetworkModel) -> dict[str, Any]:
         "median_width": model.median_width,
         "usual_doubt": model.usual_doubt,
         "typical": model.typical,
+        "unknown": model.unknown,
         "held_out": asdict(model.held_out),
         "roofline": asdict(model.roofline),
         "correction": _correction_to_card(model.correction),
@@ -307,6 +313,8 @@ def _on_gpu(card: Mapping[str, Any]) -> bool:
 
 def _read_model(card: Mapping[str, Any], folder: Path, prefix: str = "") -> NetworkModel:
     """The model that a card describes, with its boosters from files of the folder whose names begin with the prefix."""
+    if card["format"] < FORMAT and not _on_gpu(card):  # what they learned of picks was for other features
+        card = {**card, "kinds": {kind: part for kind, part in card["kinds"].items() if kind.removeprefix(INT8) not in PICKS}}
     reuse = [REUSE] if "reuse" in card else []
     ends = {kind: ["", *reuse, *([DOUBT] if part.get("doubt") else [])] for kind, part in card["kinds"].items()}
     names = [f"{kind}{end}" for kind in ends for end in ends[kind]]
@@ -344,5 +352,6 @@ def _read_local(card: Mapping[str, Any], boosters: Mapping[str, Any]) -> Latency
         median_width=card["median_width"],
         usual_doubt=card.get("usual_doubt", 0.0),
         typical=card["typical"],
+        unknown=card.get("unknown", UNKNOWN),
         held_out=HeldOut(**card["held_out"]),
     )

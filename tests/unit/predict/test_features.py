@@ -18,6 +18,7 @@ from hwnas.predict.features import (
     FEATURES,
     ROW_FLOPS,
     SCHEMA,
+    Described,
     Table,
     describe,
     kind_of,
@@ -222,6 +223,33 @@ def test_a_gather_of_single_elements_costs_more_than_one_of_rows() -> None:
     )
     assert elements.flops == BLOCK_FLOPS * 1024
     assert rows.flops == BLOCK_FLOPS * 128
+
+
+@pytest.mark.parametrize("op", ["Gather", "GatherElements"])
+def test_a_table_is_read_where_it_is_picked_from(op: str) -> None:
+    """However large a vocabulary is, looking 100 words up reads 100 rows of it, and its piece is a row of the table."""
+    places, out = TensorSpec((1, 100), "int64"), TensorSpec((1, 100, 64))
+
+    def look_up(words: int) -> Described:
+        return describe(Kernel(op=op, inputs=(places,), outputs=(out,), attrs=(("axis", 0),), weights=(TensorSpec((words, 64)),)))
+
+    small, large = look_up(1000), look_up(100_000)
+    assert small == large
+    assert small.bytes == 2 * out.nbytes + places.nbytes
+    assert small.weight_bytes == out.nbytes
+    assert small.flops == (BLOCK_FLOPS * 100 if op == "Gather" else out.numel)
+    few = look_up(50)  # there is no more to read than the table has
+    assert few.weight_bytes == 50 * 64 * 4
+
+
+def test_a_slice_reads_what_it_writes() -> None:
+    """So do all that pick; what else reads its input reads all of it."""
+    whole, part = TensorSpec((1, 64, 64, 32)), TensorSpec((1, 8, 8, 32))
+    cut, pooled = (
+        describe(Kernel(op=op, inputs=(whole,), outputs=(part,), attrs=(("kernel_shape", (8, 8)),))) for op in ("Slice", "AveragePool")
+    )
+    assert cut.bytes == 2 * part.nbytes
+    assert pooled.bytes == whole.nbytes + part.nbytes
 
 
 def test_a_reduction_is_described_by_what_lies_behind_its_last_axis() -> None:

@@ -159,8 +159,9 @@ def test_a_kind_has_a_model_of_its_own(networks: list[NetworkRecord]) -> None:
     assert sum(model.rows for model in models.values()) == len(data.seconds)
     for kind, model in models.items():
         rows = data.table.kinds == kind
-        assert model.low == (data.table.flops[rows].min(), data.table.bytes[rows].min())
-        assert model.high == (data.table.flops[rows].max(), data.table.bytes[rows].max())
+        sizes = data.table.sizes[rows]
+        assert (model.low, model.high) == (tuple(sizes.min(axis=0)), tuple(sizes.max(axis=0)))
+        assert sizes[:, :2].tolist() == np.column_stack([data.table.flops[rows], data.table.bytes[rows]]).tolist()
 
 
 def test_the_training_set(networks: list[NetworkRecord]) -> None:
