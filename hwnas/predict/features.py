@@ -80,7 +80,7 @@ SHAPE = (
 """What tells how a kernel does its work, of `FEATURES` and `DETAILS`: beyond what was measured of it, times cannot be relied upon.
 
 Carriers whose family was held out, errors weighed by time: kernels beyond twice what was measured of the depth or columns of a product, the
-window or the number of products were off by a factor of 2 to 4, of rows, batch and stride by 20 to 30 %, all others by 10 %.
+window or the number of products were off by a factor of 2 to 4, of rows, batch and stride by 20 to 40 %, all others by 10 %.
 """
 CONTEXT = ("weight_bytes", "largest_activation_bytes", "kernels", "sum_of_kernels")
 PICKS = ("Gather", "GatherElements", "GatherND", "Slice")
