@@ -102,9 +102,7 @@ STAND_INS: Mapping[str, str] = {
     "InstanceNormalization": "LayerNormalization",
 }
 PRODUCTS = frozenset({"Gemm", "MatMul", "Conv-dense"})
-BATCH, WINDOW, STRIDE, DILATION, RESIDUAL, WEIGHTS, WRITTEN = (
-    FEATURES.index(name) for name in ("batch", "window", "stride", "dilation", "residual", "weight_numel", "output_numel")
-)
+BATCH, WINDOW, STRIDE, DILATION, RESIDUAL = (FEATURES.index(name) for name in ("batch", "window", "stride", "dilation", "residual"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +186,7 @@ def look(table: Table, spec: DeviceSpec) -> Seen:
     images = np.where(models == "Conv-dense", table.values[:, BATCH], 1.0)  # Winograd's algorithm takes them one by one
     count, m = count * images, m / images
     inner = np.where(product, k, 1.0)
-    memory = _moved(table) / figures.bytes_per_s
+    memory = table.bytes / figures.bytes_per_s
     best = _tiles(count, m, n, inner, figures)
     plain = table.counted / figures.flops_per_s
     compute = np.where(product, best.seconds, plain)
@@ -227,13 +225,6 @@ def look(table: Table, spec: DeviceSpec) -> Seen:
         columns[f"last_wave_{tile.rows}x{tile.columns}"] = waves / np.ceil(waves)
         columns[f"traffic_{tile.rows}x{tile.columns}"] = np.log(traffic)
     return Seen(models, measured, bound, np.column_stack([columns[name] for name in COLUMNS]))
-
-
-def _moved(table: Table) -> Matrix:
-    """Bytes that a kernel reads and writes; of the table that a Gather reads from, the rows that it writes."""
-    spared = 4 * np.maximum(0.0, table.values[:, WEIGHTS] - table.values[:, WRITTEN])
-    moved: Matrix = table.bytes - np.where(table.kinds == "Gather", spared, 0.0)
-    return moved
 
 
 def _models(table: Table) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
