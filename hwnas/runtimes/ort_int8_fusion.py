@@ -11,6 +11,8 @@ that work in the blocked layout, and two nodes that compute the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hwnas.ir import Graph, KernelCall
 from hwnas.ir.fold import fold
 from hwnas.ir.kernel import copied, members_of
@@ -117,9 +119,16 @@ class _Fusion:
         self.draft.add("Transpose", [value], [turned], attributes(perm=perm))
         return turned
 
+    def _computed(self, step: Step) -> Sequence[str]:
+        """The nodes that a step computes: of a conversion the limits, not the Transposes that were pushed through it."""
+        if step.op not in (QUANTIZE, DEQUANTIZE):
+            return step.nodes
+        return [name for name in step.nodes if not self.plan.limited.keys().isdisjoint(self.nodes[name].outputs)]
+
     def calls(self) -> tuple[KernelCall, ...]:
         """The steps as kernels, those that only move data for the kernel that needs it."""
-        order = self.draft.ordered()
+        constants = self.draft.constants
+        order = [step for step in self.draft.ordered() if step.nodes or step.inputs[0] not in constants]  # what turns a constant is folded
         positions = {node.name: i for i, node in enumerate(self.graph.nodes)}
         held = {value: value for value in self.graph.inputs}
         last: set[str] = set()  # values whose channels come last
@@ -129,9 +138,10 @@ class _Fusion:
         writers: dict[str, KernelCall] = {}
         for step in order:
             turned = not last.isdisjoint(step.inputs)
-            if step.nodes:
-                node = self.nodes[step.nodes[-1]]
-                found = {member.name: member for value in node.outputs for member in members_of(self.graph, value, owned)}
+            names = self._computed(step)
+            node = self.nodes[names[-1]] if names else None
+            found = {member.name: member for value in node.outputs for member in members_of(self.graph, value, owned)} if node else {}
+            if node and found:
                 members = sorted(found.values(), key=lambda member: positions[member.name])
                 layout = CHANNELS_LAST if turned and step.op != QUANTIZE else "nchw"
                 integer = step.op == QUANTIZE or step.index in self.integer
