@@ -276,7 +276,7 @@ def _print_check(found: Checked) -> None:
 @options.device
 @options.profiled_runtime
 @options.load
-@options.precision
+@options.precision_of_files
 @click.option("--strict", is_flag=True, help="Refuse networks with kernels that the device was not profiled for.")
 @click.option("--explain", is_flag=True, help="List all kernels, not only the most expensive ones.")
 @click.option("--plot", "page", type=click.Path(path_type=Path), default=None, help="Write all kernels with plots to this HTML file.")
@@ -288,7 +288,7 @@ def predict(
     runtime: str | None,
     threads: int,
     batch: int,
-    precision: str,
+    precision: str | None,
     strict: bool,
     explain: bool,
     page: Path | None,

@@ -110,6 +110,12 @@ def precision(function: F) -> F:
     return click.option("--precision", type=choice, default="fp32", show_default=True, help="Of the arithmetic.")(function)
 
 
+def precision_of_files(function: F) -> F:
+    """`--precision` of files that may be quantised."""
+    text = "Of the arithmetic; that of each file by default: fp32, or int8 where it is quantised."
+    return click.option("--precision", type=click.Choice(_PRECISIONS), default=None, help=text)(function)
+
+
 def as_json(function: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(function)

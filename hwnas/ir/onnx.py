@@ -4,7 +4,7 @@ The file and the graph have the same node names, value names and weights; what O
 as attributes is translated both ways.
 """
 
-from hwnas.ir.onnx_read import from_model, load
+from hwnas.ir.onnx_read import Shipped, from_model, load, load_shipped
 from hwnas.ir.onnx_write import needed_opset, save, to_bytes, to_model
 
-__all__ = ["from_model", "load", "needed_opset", "save", "to_bytes", "to_model"]
+__all__ = ["Shipped", "from_model", "load", "load_shipped", "needed_opset", "save", "to_bytes", "to_model"]

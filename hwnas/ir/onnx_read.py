@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,8 +18,11 @@ from hwnas.ir.graph import Graph
 from hwnas.ir.node import Array, Node, TensorSpec, Weight
 from hwnas.ir.onnx_fold import FOLDABLE, Folder
 from hwnas.ir.onnx_forms import OPSETS, SCALAR_SLOTS, SLOTS, TENSOR, from_element_type
+from hwnas.ir.onnx_quantised import DEQUANTIZE, QUANTIZE, in_floats, is_quantised, left_in_floats
 from hwnas.ir.onnx_translate import translate
 from hwnas.ir.ops import OPS, canonical, infer
+
+Read = TypeVar("Read")
 
 SMALL_WEIGHT = 1024  # elements
 OLDEST_OPSET = 7  # the oldest that onnx converts upwards
@@ -45,11 +49,48 @@ def load(path: str | Path, *, batch: int | None = None) -> Graph:
         GraphError: names the file, and the node, input or weight that is at fault, when the file is missing, damaged,
             dynamic-shaped or uses something that hwnas does not represent.
     """
-    path = Path(path)
+    return _load(Path(path), lambda model: from_model(model, batch=batch))
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A network as a file has it, in floats or in 8 bits.
+
+    Attributes:
+        graph: in floats (`onnx_quantised.in_floats`).
+        precision: `int8` where the file is quantised, else `fp32`.
+        left: names of the nodes that a quantised file leaves in floats.
+    """
+
+    graph: Graph
+    precision: str = "fp32"
+    left: Set[str] = frozenset()
+
+
+def load_shipped(path: str | Path, *, batch: int | None = None) -> Shipped:
+    """Reads an ONNX file that may be quantised, as `hwnas export` writes it.
+
+    Args:
+        path: of the file.
+        batch: as for `load`.
+
+    Raises:
+        GraphError: as `load`.
+    """
+
+    def read(model: onnx.ModelProto) -> Shipped:
+        if not is_quantised(model):
+            return Shipped(from_model(model, batch=batch))
+        return Shipped(from_model(in_floats(model), batch=batch), "int8", left_in_floats(model))
+
+    return _load(Path(path), read)
+
+
+def _load(path: Path, read: Callable[[onnx.ModelProto], Read]) -> Read:
     try:
         model = onnx.ModelProto.FromString(path.read_bytes())
         _load_external_data(model, path.parent)
-        return from_model(model, batch=batch)
+        return read(model)
     except OSError as error:
         raise GraphError(f"{path}: cannot be read: {error.strerror}") from error
     except DecodeError as error:
@@ -130,6 +171,8 @@ def _refuse_unsupported(graph: onnx.GraphProto) -> None:
         if node.domain not in ("", "ai.onnx"):
             raise GraphError(f"node '{name}': operator '{node.domain}.{node.op_type}' is not supported; only ONNX's own operators are")
         if node.op_type not in _READABLE:
+            if node.op_type in (QUANTIZE, DEQUANTIZE):
+                raise GraphError(f"node '{name}' ({node.op_type}): the file is quantised; give the network in fp32, as it was before")
             if node.op_type in _NEWER:
                 raise GraphError(
                     f"node '{name}': operator '{node.op_type}' came with opset 23 and is not supported; export the model at opset "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,14 +108,14 @@ class Explanation:
     ceilings: Ceilings | None
 
     @classmethod
-    def of(cls, predictor: Predictor, graph: Graph, estimate: Estimate) -> Explanation:
-        """Explains what a predictor has estimated of a graph.
+    def of(cls, predictor: Predictor, graph: Graph, estimate: Estimate, left: Set[str] = frozenset()) -> Explanation:
+        """Explains what a predictor has estimated of a graph; `left` as for `Predictor.kernels`.
 
         Raises:
             UsageError: the network's batch is not the predictor's.
         """
         parts = []
-        for kernel in sorted(predictor.explain(graph), key=lambda kernel: -kernel.seconds):
+        for kernel in sorted(predictor.explain(graph, left), key=lambda kernel: -kernel.seconds):
             seen = describe(kernel.call.kernel)
             parts.append(Part(kernel=kernel, kind=seen.kind, flops=seen.flops, bytes=seen.bytes))
         model = predictor.model

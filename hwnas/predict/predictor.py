@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,16 +108,22 @@ class Predictor:
             return f"predicted from {self.origin.name} ({self.origin.licence}): {self.origin.conditions}"
         return f"predicted from profile {self.setting.device}/{self.setting.key} ({self.space})"
 
-    def kernels(self, graph: Graph) -> tuple[KernelCall, ...]:
-        """The kernels that the runtime makes of a graph on the device that was measured, which need not be here."""
-        return fuser(self.setting.runtime, self.setting.precision)(graph, self.fusions)
+    def kernels(self, graph: Graph, left: Set[str] = frozenset()) -> tuple[KernelCall, ...]:
+        """The kernels that the runtime makes of a graph on the device that was measured, which need not be here.
 
-    def estimate(self, graphs: Sequence[Graph], *, strict: bool = False) -> list[Estimate]:
+        Args:
+            graph: the network in floats.
+            left: names of nodes that were left in floats where it was quantised.
+        """
+        return fuser(self.setting.runtime, self.setting.precision, left)(graph, self.fusions)
+
+    def estimate(self, graphs: Sequence[Graph], *, strict: bool = False, left: Sequence[Set[str]] = ()) -> list[Estimate]:
         """Latency of networks, in their order; all kernels are predicted in one batch per kind.
 
         Args:
             graphs: networks of this setting's batch size.
             strict: refuse instead of falling back to the roofline.
+            left: of each network the nodes that were left in floats, where it was quantised; empty for all as hwnas quantises them.
 
         Raises:
             UncoveredKernelError: in strict mode, for a kernel whose kind or size was not measured.
@@ -127,7 +133,7 @@ class Predictor:
             return []
         for graph in graphs:
             self._check_batch(graph)
-        calls = [self.kernels(graph) for graph in graphs]
+        calls = [self.kernels(graph, names) for graph, names in zip(graphs, left or [frozenset()] * len(graphs), strict=True)]
         table = tabulate([[call.kernel for call in network] for network in calls])
         covered = self.model.kernels(table).covered if strict else None
         if covered is not None and not covered.all():
@@ -152,10 +158,10 @@ class Predictor:
                     f"give --batch {spec.shape[0]} (and profile with it)"
                 )
 
-    def explain(self, graph: Graph) -> list[KernelEstimate]:
-        """Every kernel's part in the prediction of a network, in execution order."""
+    def explain(self, graph: Graph, left: Set[str] = frozenset()) -> list[KernelEstimate]:
+        """Every kernel's part in the prediction of a network, in execution order; arguments as for `kernels`."""
         self._check_batch(graph)
-        calls = self.kernels(graph)
+        calls = self.kernels(graph, left)
         table = tabulate([[call.kernel for call in calls]])
         times, covered = self.model.in_place(table), self.model.kernels(table).covered
         total = float(self.model.bounds(table).value[0])

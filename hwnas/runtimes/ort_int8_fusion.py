@@ -11,7 +11,7 @@ that work in the blocked layout, and two nodes that compute the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from hwnas.ir import Graph, KernelCall
 from hwnas.ir.fold import fold
@@ -26,14 +26,15 @@ LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 RENAMED = {op: f"QLinear{op}" for op in ("AveragePool", "GlobalAveragePool", "MaxPool")}  # have a form of their own for channels last
 
 
-def fuse(graph: Graph, _: object = None) -> tuple[KernelCall, ...]:
+def fuse(graph: Graph, _: object = None, *, left: Set[str] = frozenset()) -> tuple[KernelCall, ...]:
     """The kernels of a graph in int8 on ONNX Runtime's CPU provider, in an order in which they can run.
 
     Args:
         graph: the network in fp32; weights may still be recipes.
         _: what the runtime fuses in fp32, which is no matter here.
+        left: names of the nodes that stay in fp32 though they could be quantised.
     """
-    return _Fusion(graph, scheme(fold(graph, drafts=True))).calls()
+    return _Fusion(graph, scheme(fold(graph, drafts=True), leave=left)).calls()
 
 
 class _Fusion:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -131,16 +131,25 @@ def default(device: str) -> str:
     return choices(device)[0]
 
 
-def fuser(name: str, precision: str = "fp32") -> Fuser:
+def fuser(name: str, precision: str = "fp32", left: Set[str] = frozenset()) -> Fuser:
     """Tells a runtime's kernels from the graph alone: a function of graph and of what the runtime fuses, or its channel block.
 
+    Args:
+        name: of the runtime.
+        precision: in which it computes.
+        left: names of the nodes that a quantised network leaves in floats.
+
     Raises:
-        UsageError: the runtime does not compute in that precision.
+        UsageError: the runtime does not compute in that precision, or nodes left in floats are not told for it.
     """
     if (name, precision) not in _FUSERS:
         known = ", ".join(f"{runtime} in {precision}" for runtime, precision in _FUSERS)
         raise UsageError(f"this version of hwnas does not know which kernels '{name}' runs in '{precision}'; it knows: {known}")
-    return _FUSERS[name, precision]
+    if not left:
+        return _FUSERS[name, precision]
+    if _FUSERS[name, precision] is not ort_int8_fusion.fuse:
+        raise UsageError(f"a network that is quantised in part is not told for '{name}' in '{precision}'; give the network in fp32")
+    return partial(ort_int8_fusion.fuse, left=left)
 
 
 def statuses() -> tuple[Status, ...]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from hwnas.assets import Workspace
 from hwnas.devices import Unavailable, here
-from hwnas.errors import NotFoundError
+from hwnas.errors import NotFoundError, UsageError
 from hwnas.ir import Kernel
-from hwnas.ir.onnx import load
+from hwnas.ir.onnx import load_shipped
 from hwnas.predict import Estimate, Predictor, energy_store, store
 from hwnas.predict.explanation import Explanation
 from hwnas.profiling import Setting
@@ -92,30 +92,55 @@ def predict(
     runtime: str | None = None,
     threads: int = 1,
     batch: int = 1,
-    precision: str = "fp32",
+    precision: str | None = None,
     strict: bool = False,
 ) -> tuple[list[Prediction], list[str]]:
     """Predicts ONNX files, in their order.
+
+    Args:
+        workspace: that has the predictors.
+        models: the files. One that is quantised (Q/DQ) is told in the form in which hwnas quantises its network.
+        device: on which they will run.
+        runtime: the device's usual one, or the only one that was profiled, unless named.
+        threads: of the runtime.
+        batch: of the networks.
+        precision: of the arithmetic; that of each file (`fp32`, or `int8` where it is quantised) unless given.
+        strict: refuse kernels that were not measured.
 
     Returns:
         The predictions, and what the user has to know about them (such as a predictor that was learned on another machine).
 
     Raises:
-        UsageError: an unknown device or runtime; or no runtime is named and predictors of several would answer.
+        UsageError: an unknown device or runtime; or no runtime is named and predictors of several would answer; or a file is quantised
+            and another precision was asked for.
         NotFoundError: the device has no predictor yet.
         GraphError: a file is corrupt or not supported.
     """
-    predictor = load_predictor(workspace, device, runtime=runtime, threads=threads, batch=batch, precision=precision)
-    graphs = [load(path, batch=batch) for path in models]
-    estimates = predictor.estimate(graphs, strict=strict)
-    explanations = [Explanation.of(predictor, graph, estimate) for graph, estimate in zip(graphs, estimates, strict=True)]
-    kernels = [explanation.kernels for explanation in explanations]
-    energies = predict_energy(workspace, predictor.setting, kernels, [estimate.value for estimate in estimates])
-    found = [
-        Prediction(model=path, estimate=estimate, energy=energy, explanation=explanation, setting=predictor.setting)
-        for path, estimate, energy, explanation in zip(models, estimates, energies, explanations, strict=True)
-    ]
-    return found, warnings(predictor)
+    asked = partial(load_predictor, workspace, device, runtime=runtime, threads=threads, batch=batch)
+    if precision is not None:
+        asked(precision=precision)  # what is wrong with the question is said before a file is read
+    networks = [load_shipped(path, batch=batch) for path in models]
+    for path, network in zip(models, networks, strict=True):
+        if network.precision != "fp32" and precision not in (None, network.precision):
+            raise UsageError(
+                f"'{path}' is quantised to {network.precision}, not {precision}; leave --precision out, or give the file in fp32"
+            )
+    found: dict[int, Prediction] = {}
+    notes: list[str] = []
+    for each in dict.fromkeys(precision or network.precision for network in networks):
+        chosen = [i for i, network in enumerate(networks) if (precision or network.precision) == each]
+        predictor = asked(precision=each)
+        graphs, left = [networks[i].graph for i in chosen], [networks[i].left for i in chosen]
+        estimates = predictor.estimate(graphs, strict=strict, left=left)
+        explanations = [Explanation.of(predictor, *part) for part in zip(graphs, estimates, left, strict=True)]
+        kernels = [explanation.kernels for explanation in explanations]
+        energies = predict_energy(workspace, predictor.setting, kernels, [estimate.value for estimate in estimates])
+        found |= {
+            i: Prediction(model=models[i], estimate=estimate, energy=energy, explanation=explanation, setting=predictor.setting)
+            for i, estimate, energy, explanation in zip(chosen, estimates, energies, explanations, strict=True)
+        }
+        notes += warnings(predictor)
+    return [found[i] for i in range(len(models))], list(dict.fromkeys(notes))
 
 
 def predict_energy(
