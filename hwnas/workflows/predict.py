@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -117,8 +117,7 @@ def predict(
         GraphError: a file is corrupt or not supported.
     """
     asked = partial(load_predictor, workspace, device, runtime=runtime, threads=threads, batch=batch)
-    if precision is not None:
-        asked(precision=precision)  # what is wrong with the question is said before a file is read
+    _refuse_unknown(asked, precision)
     networks = [load_shipped(path, batch=batch) for path in models]
     for path, network in zip(models, networks, strict=True):
         if network.precision != "fp32" and precision not in (None, network.precision):
@@ -141,6 +140,19 @@ def predict(
         }
         notes += warnings(predictor)
     return [found[i] for i in range(len(models))], list(dict.fromkeys(notes))
+
+
+def _refuse_unknown(asked: Callable[..., Predictor], precision: str | None) -> None:
+    """Says what is wrong with the question before a file is read: an unknown device, or no predictor for any file."""
+    try:
+        asked(precision=precision or "fp32")
+    except NotFoundError:
+        if precision is not None:
+            raise
+        with suppress(NotFoundError):
+            asked(precision="int8")
+            return
+        raise
 
 
 def predict_energy(
