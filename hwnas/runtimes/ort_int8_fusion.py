@@ -121,10 +121,10 @@ class _Fusion:
         return turned
 
     def _computed(self, step: Step) -> Sequence[str]:
-        """The nodes that a step computes: of a conversion the limits, not the Transposes that were pushed through it."""
-        if step.op not in (QUANTIZE, DEQUANTIZE):
-            return step.nodes
-        return [name for name in step.nodes if not self.plan.limited.keys().isdisjoint(self.nodes[name].outputs)]
+        """The nodes that a step computes, without the Transposes that were pushed through it; of a conversion the limits."""
+        if step.op in (QUANTIZE, DEQUANTIZE):
+            return [name for name in step.nodes if not self.plan.limited.keys().isdisjoint(self.nodes[name].outputs)]
+        return [name for name in step.nodes if step.op == "Transpose" or self.nodes[name].op != "Transpose"]
 
     def calls(self) -> tuple[KernelCall, ...]:
         """The steps as kernels, those that only move data for the kernel that needs it."""

@@ -21,6 +21,7 @@ from tiny_space import TinySpace
 from hwnas import __version__
 from hwnas.assets import Workspace
 from hwnas.cli import cli
+from hwnas.export.quantize import int8
 from hwnas.ir import GraphBuilder, onnx
 from hwnas.profiling import ProfileStore, Setting
 from hwnas.search.archive import Archive
@@ -107,6 +108,35 @@ def test_damaged_files(model: Path, learned: Path) -> None:
     missing = model.with_name("missing.onnx")
     refused(invoke("predict", missing, "--home", learned), 1, str(missing), "No such file")
     refused(invoke("predict", model.parent, "--home", learned), 1, str(model.parent))
+
+
+def test_a_quantised_file(model: Path, home: Path) -> None:
+    """It is told in 8 bits, beside files in floats; another precision is refused, and a predictor that is missing is named."""
+    graph = onnx.load(model)
+    rng = np.random.default_rng(0)
+    feeds = [{name: rng.normal(size=spec.shape).astype(np.float32) for name, spec in graph.inputs.items()}]
+    (quantised := model.with_name("quantised.onnx")).write_bytes(int8(graph, feeds).SerializeToString())
+    (partly := model.with_name("partly.onnx")).write_bytes(int8(graph, feeds, ends_in_fp32=True).SerializeToString())
+    refused(invoke("predict", quantised, "--home", home), 1, "onnxruntime-cpu-t1-b1-int8", "--precision int8")
+    refused(
+        invoke("predict", model, quantised, "--precision", "fp32", "--home", home),
+        2,
+        "quantised.onnx",
+        "int8, not fp32",
+        "leave --precision out",
+    )
+    assert invoke("profile", "--space", TINY, "--precision", "int8", *QUICK, "--home", home).code == 0
+    done = invoke("predict", quantised, model, partly, "--home", home, "--json", "--explain").json
+    assert [(Path(each["model"]).name, each["precision"]) for each in done] == [
+        ("quantised.onnx", "int8"),
+        ("model.onnx", "fp32"),
+        ("partly.onnx", "int8"),
+    ]
+    assert done[0]["latency_s"] == invoke("predict", model, "--precision", "int8", "--home", home, "--json").json["latency_s"]
+    assert done[0]["coverage"] == 1 > done[2]["coverage"]  # no network of the profile has ends in floats
+    kinds = [{kernel["kind"] for kernel in each["kernels"]} for each in done]
+    assert "QuantizeLinear" in kinds[0] & kinds[2]
+    assert not any(kind.endswith("Linear") for kind in kinds[1])
 
 
 def test_dynamic_shapes(model: Path, learned: Path) -> None:

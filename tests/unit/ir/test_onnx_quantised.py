@@ -53,8 +53,8 @@ def test_a_quantised_network_is_the_network_but_for_rounding(ends_in_fp32: bool)
     onnx.checker.check_model(found)
     feed = calibration(graph)[0]
     exact, rounded, read = (answers(model, feed) for model in (to_model(graph), shipped, found))
-    assert 0 < np.abs(read - exact).max() < 0.05 * np.abs(exact).max()
-    assert 0 < np.abs(read - rounded).max() < 0.05 * np.abs(exact).max()
+    assert 0 < np.abs(read - exact).max() < 0.1 * np.abs(exact).max()
+    assert 0 < np.abs(read - rounded).max() < 0.1 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("space", ["mobilenet-small", "resnet-small"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
+from hwnas import spaces
 from hwnas.ir import Graph, GraphBuilder
 from hwnas.runtimes.ort_int8_fusion import fuse
+from hwnas.runtimes.ort_int8_kernels import MOVES
 
 Step = Callable[[GraphBuilder, str], str]
 
@@ -150,3 +154,28 @@ def test_copies_and_constants_cost_nothing() -> None:
 def test_a_network_without_8_bit_operators_stays_as_it_is() -> None:
     """Nothing is converted where nothing is gained."""
     assert told(chain(op("Tanh"), op("Erf"))) == ["Tanh fp32", "Erf fp32"]
+
+
+def test_every_carrier_is_told() -> None:
+    """Transposes of all kinds of networks meet conversions, constants and each other; every node that computes has its kernel, once."""
+    space = spaces.load("generic")
+    families = set()
+    for i in range(120):
+        genotype = space.sample(np.random.default_rng([3, i]))
+        families.add(space.family(genotype))
+        graph = space.graph(genotype)
+        names = Counter(name for call in fuse(graph) for name in call.nodes if call.kernel.op not in (Q, DQ, *MOVES))
+        assert names.keys() <= {node.name for node in graph.nodes}
+        assert sum(node.op in ("Conv", "Gemm", "MatMul") for node in graph.nodes) == sum(
+            names[node.name] == 1 for node in graph.nodes if node.op in ("Conv", "Gemm", "MatMul")
+        )
+    assert len(families) > 15
+
+
+def test_a_constant_that_is_turned_costs_nothing() -> None:
+    """A Transpose that was pushed to a constant is folded when the network is loaded."""
+    b = GraphBuilder("turned")
+    x = b.op("Transpose", [conv(b, b.input("x", (1, 16, 6, 6)))], perm=(0, 2, 3, 1))
+    x = b.op("Mul", [x, b.constant("gain", np.ones((6, 6, 16), np.float32))])
+    x = b.op("Transpose", [x], perm=(0, 3, 1, 2))
+    assert "Transpose" not in told(b.finish(conv(b, x)))

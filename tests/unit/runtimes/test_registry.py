@@ -11,6 +11,7 @@ from hwnas.assets import Workspace
 from hwnas.devices.nvidia import NvidiaDevice
 from hwnas.devices.nvml import Card
 from hwnas.errors import DeviceUnavailable, HwnasError, MissingExtraError, UsageError
+from hwnas.ir import GraphBuilder
 from hwnas.runtimes import ort_cuda_fusion, ort_int8_fusion, registry, trt_fusion
 from hwnas.runtimes.ort_fusion import fuse
 
@@ -100,3 +101,16 @@ def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "pip install 'hwnas[cpu]'" in status.problem
     with pytest.raises(MissingExtraError):
         registry.make("onnxruntime-cpu", 1)
+
+
+def test_networks_that_are_quantised_in_part() -> None:
+    """Told for ONNX Runtime on a CPU; for others the remedy."""
+    b = GraphBuilder("two")
+    x = b.conv(b.conv(b.input("x", (1, 8, 6, 6)), 8, kernel=3), 8, kernel=3)
+    graph = b.finish(x)
+    last = graph.nodes[-1].name
+    told = registry.fuser("onnxruntime-cpu", "int8", frozenset({last}))(graph, 8)
+    assert {call.kernel.precision for call in told if last in call.nodes and call.kernel.op == "Conv"} == {"fp32"}
+    assert "int8" in {call.kernel.precision for call in told if call.kernel.op == "Conv"}
+    with pytest.raises(UsageError, match="quantised in part is not told for 'tensorrt' in 'int8'; give the network in fp32"):
+        registry.fuser("tensorrt", "int8", frozenset({last}))
