@@ -17,9 +17,10 @@ from hwnas.ir import Graph, KernelCall
 from hwnas.ir.fold import fold
 from hwnas.ir.kernel import copied, members_of
 from hwnas.ir.node import TensorSpec
+from hwnas.ir.onnx_quantised import DEQUANTIZE, QUANTIZE
 from hwnas.runtimes.ort_draft import Draft, Step, attributes
 from hwnas.runtimes.ort_int8 import COMPUTES, KEEPS_SCALE, Scheme, scheme
-from hwnas.runtimes.ort_int8_kernels import CHANNELS_LAST, DEQUANTIZE, QUANTIZE, TO_FIRST, TO_LAST, kernel_of, move_of
+from hwnas.runtimes.ort_int8_kernels import CHANNELS_LAST, TO_FIRST, TO_LAST, kernel_of, move_of
 from hwnas.runtimes.ort_transposes import push
 
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)

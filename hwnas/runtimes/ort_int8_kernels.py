@@ -15,12 +15,12 @@ from typing import Any
 from hwnas.errors import GraphError
 from hwnas.ir import Graph, Kernel, KernelCall, Node, TensorSpec
 from hwnas.ir.kernel import copied, make_call, members_of
+from hwnas.ir.onnx_quantised import DEQUANTIZE, QUANTIZE
 from hwnas.runtimes.ort_int8 import LIMITS, Scheme
 from hwnas.runtimes.ort_kernels import named
 
 CHANNELS_LAST = "nhwc"
 TO_LAST, TO_FIRST = "ReorderInput", "ReorderOutput"
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 MOVES = frozenset({TO_LAST, TO_FIRST, QUANTIZE, DEQUANTIZE})
 DEFINED = frozenset({"HardSwish", "Mish"})  # run as several operators that end in a product with the input
 _TOKENS = re.compile(r"(_token_\d+)+$")
