@@ -81,7 +81,11 @@ def load_shipped(path: str | Path, *, batch: int | None = None) -> Shipped:
     def read(model: onnx.ModelProto) -> Shipped:
         if not is_quantised(model):
             return Shipped(from_model(model, batch=batch))
-        return Shipped(from_model(in_floats(model), batch=batch), "int8", left_in_floats(model))
+        try:
+            floats = in_floats(model)
+        except (LookupError, TypeError, ValueError) as error:
+            raise GraphError(f"is damaged: {_one_line(error)}") from error
+        return Shipped(from_model(floats, batch=batch), "int8", left_in_floats(model))
 
     return _load(Path(path), read)
 

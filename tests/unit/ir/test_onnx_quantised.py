@@ -146,9 +146,19 @@ def nothing_between(model: onnx.ModelProto) -> None:
     model.graph.output[0].name = "back"
 
 
+def without_inputs(model: onnx.ModelProto) -> None:
+    del model.graph.node[0].input[:]
+
+
+def along_no_axis(model: onnx.ModelProto) -> None:
+    model.graph.node[0].attribute[0].i = 7
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (without_inputs, "is damaged: "),
+        (along_no_axis, "is damaged: "),
         (enters_in_integers, "node 'dq_x' .DequantizeLinear.: 'held' enters in integers; give the network in fp32"),
         (in_blocks, "node 'dq_w' .DequantizeLinear.: is quantised in blocks"),
         (scaled_by_an_input, "node 'dq_w' .DequantizeLinear.: its scale is no constant"),
