@@ -166,7 +166,7 @@ def _pairs(predictor: Predictor, graph: Graph, *, from_nodes: int) -> Sequence[K
 class Odd(Predictor):
     """A predictor for a runtime that no small graph explains: only where networks are long does it fuse what it did not."""
 
-    def kernels(self, graph: Graph) -> tuple[KernelCall, ...]:
+    def kernels(self, graph: Graph, left: Set[str] = frozenset()) -> tuple[KernelCall, ...]:
         """See `Predictor.kernels`."""
         return tuple(_pairs(self, graph, from_nodes=40))
 
