@@ -322,7 +322,7 @@ def _print_prediction(prediction: Prediction, top: int | None) -> None:
     console.print(options.headed(str(prediction.model), f": {interval} per call, {estimate.source}"))
     if explanation.uncovered:
         console.print(
-            f"  {format_fraction(1 - estimate.coverage)} of it does not stand on measured kernels, but is scaled from the roofline:"
+            f"  {format_fraction(1 - estimate.coverage)} of it does not stand on kernels as they were measured, and is less certain:"
         )
     for group in explanation.uncovered:
         which = f"{group.kernels} x {group.kind}, a {group.missing} that was not measured"

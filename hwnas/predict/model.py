@@ -258,7 +258,7 @@ class Kernels:
 
     Attributes:
         seconds: its time, [rows].
-        covered: whether its kind and size were measured; where not, the time is scaled from the roofline.
+        covered: whether its kind and size were measured; of a kind that was not, the time is scaled from the roofline.
         doubt: how far off the time may be, as an absolute log error.
         by_exposure: its time in a network of each exposure of the model, [rows, exposures].
     """

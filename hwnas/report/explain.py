@@ -144,7 +144,7 @@ def _describe(part: Part) -> str:
         shapes,
         f"{format_seconds(part.kernel.seconds)}, {format_fraction(part.kernel.share)}, {part.kernel.bound} bound",
         f"{format_count(part.flops)} operations, {format_bytes(part.bytes)}",
-        "measured" if part.kernel.covered else "not covered: scaled from the roofline",
+        "measured" if part.kernel.covered else "not covered",
     )
     return "<br>".join(lines)
 
