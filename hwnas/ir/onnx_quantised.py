@@ -12,7 +12,8 @@ from hwnas.errors import GraphError
 from hwnas.ir.node import Array
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+UINT8 = onnx.TensorProto.UINT8
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})  # whose second input is quantised as weights
 
 
 def is_quantised(model: onnx.ModelProto) -> bool:
@@ -29,7 +30,8 @@ def in_floats(model: onnx.ModelProto) -> onnx.ModelProto:
         model: with its external data loaded; is left as it is.
 
     Raises:
-        GraphError: names the node that converts what is neither a constant nor was quantised in the model, or in blocks.
+        GraphError: names the node that converts what is neither a constant nor was quantised in the model, or in blocks, or values other
+            than weights to signed integers, of which runtimes do not make the same kernels.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -45,6 +47,8 @@ def in_floats(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         if node.op_type == DEQUANTIZE and node.input[0] in constants:
             made.append(numpy_helper.from_array(_floats(node, constants), node.output[0]))
+        elif node.op_type == QUANTIZE and (zero := constants.get(node.input[2] if len(node.input) > 2 else "")) and zero.data_type != UINT8:
+            raise GraphError(f"node '{node.name}' ({QUANTIZE}): values other than weights are read in uint8 only; give the network in fp32")
         elif node.op_type == QUANTIZE or (node.op_type == DEQUANTIZE and node.input[0] in source):
             source[node.output[0]] = source.get(node.input[0], node.input[0])
         elif node.op_type == DEQUANTIZE:

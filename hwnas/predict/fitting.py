@@ -64,7 +64,7 @@ QUICK = Growth(trees=100, eta=0.15)  # for a look at the error while a profile i
 LEAST_TIME_S = 3e-7  # below the profiler's resolution
 FAMILY_FOLDS = 6
 WELL_COVERED = 0.9  # share of a held-out network's time in kinds and sizes that were seen, for it to calibrate the interval
-UNKNOWN = 7.0  # of carriers whose family was held out, what is not covered took up to so many times more or less in nine networks of ten
+UNKNOWN = 7.0  # what is not covered may take so many times more or less: nine of ten networks held out with their family (ADR 0015)
 DOUBT: Mapping[str, Any] = {"max_depth": 3, "eta": 0.1}
 DOUBT_TREES = 40
 MOST_DOUBT = 1.0  # absolute log error of a kernel beyond which one more factor makes no difference

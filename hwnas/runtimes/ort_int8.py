@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from hwnas.ir import Graph, Node
+from hwnas.ir.onnx_quantised import WEIGHTED
 
 Range: TypeAlias = tuple[float, float]
 
-WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 COMPUTES = frozenset({"Add", "Mul", "Sigmoid", "LeakyRelu", "GlobalAveragePool", "Concat", "Softmax"})
 POOLS = frozenset({"MaxPool", "AveragePool"})
 KEEPS_SCALE = POOLS | {"Reshape", "Transpose", "Flatten", "Slice", "Split", "Gather", "Resize"}  # only where a neighbour is in 8 bits

@@ -11,11 +11,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from hwnas import spaces
 from hwnas.errors import GraphError
 from hwnas.export.quantize import int8
 from hwnas.ir import Graph, GraphBuilder, Kernel
+from hwnas.ir.fold import fold
 from hwnas.ir.onnx import load, load_shipped, to_bytes, to_model
 from hwnas.ir.onnx_quantised import in_floats
 from hwnas.runtimes.ort_int8_fusion import fuse
@@ -81,6 +83,41 @@ def test_kernels_of_a_file_are_those_of_the_network_that_was_quantised(space: st
         assert blocks <= 2 * ends_in_fp32
         assert told.total() == ran.total() - blocks
         assert sum(n for (op, *_), n in told.items() if op == "Conv") == ran["Conv"] + ran["FusedConv"]
+
+
+class Calibration(CalibrationDataReader):
+    """The same inputs for ONNX Runtime's own tool."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._feeds = iter(calibration(graph))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+@pytest.mark.parametrize("space", ["mobilenet-small", "resnet-small"])
+def test_a_file_that_onnx_runtime_quantised(space: str, tmp_path: Path) -> None:
+    """Its kernels are those that the runtime runs of it."""
+    found = spaces.load(space)
+    graph = fold(found.graph(found.sample(np.random.default_rng([9, 0]))).materialize(np.random.default_rng(0)))
+    plain, quantised, optimised = (str(tmp_path / f"{name}.onnx") for name in ("plain", "quantised", "optimised"))
+    Path(plain).write_bytes(to_bytes(graph))
+    form = {"quant_format": QuantFormat.QDQ, "per_channel": True, "weight_type": QuantType.QInt8}
+    quantize_static(plain, quantised, Calibration(graph), activation_type=QuantType.QInt8, **form)
+    with pytest.raises(GraphError, match="values other than weights are read in uint8 only; give the network in fp32"):
+        load_shipped(quantised)  # the runtime leaves most of it in floats
+    quantize_static(plain, quantised, Calibration(graph), activation_type=QuantType.QUInt8, **form)
+    network = load_shipped(quantised)
+    told = Counter(call.kernel.op for call in fuse(network.graph, left=network.left))
+    moved = told.pop("ReorderInput", 0) + told.pop("ReorderOutput", 0)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = optimised, 3
+    onnxruntime.InferenceSession(quantised, options, providers=["CPUExecutionProvider"])
+    ran = Counter(
+        node.op_type.removeprefix("QLinear").removeprefix("Nhwc").replace("QGemm", "Gemm") for node in onnx.load(optimised).graph.node
+    )
+    assert moved == ran.pop("Transpose", 0)
+    assert told == ran
 
 
 def shape_of(kernel: Kernel) -> tuple[object, ...]:

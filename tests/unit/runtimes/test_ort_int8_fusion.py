@@ -160,8 +160,8 @@ def test_every_carrier_is_told() -> None:
     """Transposes of all kinds of networks meet conversions, constants and each other; every node that computes has its kernel, once."""
     space = spaces.load("generic")
     families = set()
-    for i in range(120):
-        genotype = space.sample(np.random.default_rng([3, i]))
+    for i in range(130):  # the 124th turns a constant
+        genotype = space.canonical(space.sample(np.random.default_rng([3, i])))
         families.add(space.family(genotype))
         graph = space.graph(genotype)
         names = Counter(name for call in fuse(graph) for name in call.nodes if call.kernel.op not in (Q, DQ, *MOVES))
@@ -170,12 +170,3 @@ def test_every_carrier_is_told() -> None:
             names[node.name] == 1 for node in graph.nodes if node.op in ("Conv", "Gemm", "MatMul")
         )
     assert len(families) > 15
-
-
-def test_a_constant_that_is_turned_costs_nothing() -> None:
-    """A Transpose that was pushed to a constant is folded when the network is loaded."""
-    b = GraphBuilder("turned")
-    x = b.op("Transpose", [conv(b, b.input("x", (1, 16, 6, 6)))], perm=(0, 2, 3, 1))
-    x = b.op("Mul", [x, b.constant("gain", np.ones((6, 6, 16), np.float32))])
-    x = b.op("Transpose", [x], perm=(0, 3, 1, 2))
-    assert "Transpose" not in told(b.finish(conv(b, x)))
